@@ -1,0 +1,9 @@
+//! Payloads to typed events, record keys, and the bytes that go between tasks.
+
+pub mod bytes;
+mod convert;
+pub mod decoder;
+mod json;
+pub mod repartition;
+
+pub use decoder::{Decoded, KeyReader, Reason, SourceDecoder};

@@ -1,0 +1,294 @@
+//! YAML as a tree in which every node knows its place, so that a mistake can be shown there.
+//! Not here: what the keys mean.
+
+use std::collections::HashMap;
+
+use saphyr_parser::{Event, Parser, ScalarStyle};
+
+/// Deepest nesting of a file.
+const DEPTH_MAX: usize = 32;
+/// Most nodes of a file, aliases counted as often as they are used.
+const NODES_MAX: usize = 200_000;
+
+/// Where something stands. Lines and columns count from 1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    /// Index of the file among those that are read together.
+    pub file: usize,
+    /// Line.
+    pub line: usize,
+    /// Column, in characters.
+    pub column: usize,
+}
+
+/// One mistake in a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// Where.
+    pub place: Place,
+    /// What is wrong; what was expected; what may have been meant.
+    pub message: String,
+}
+
+/// A value with its place.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Its place.
+    pub place: Place,
+    /// What it is.
+    pub kind: Kind,
+}
+
+/// What a node is.
+#[derive(Clone, Debug)]
+pub enum Kind {
+    /// `null`, `~` or nothing.
+    Null,
+    /// `true` or `false`.
+    Bool(bool),
+    /// A plain whole number.
+    Int(i64),
+    /// A plain number with a fraction or exponent.
+    Float(f64),
+    /// Text. `shift` is the distance from the node's column to the first character of it, when it
+    /// stands on one line as it is written.
+    Text {
+        /// The text.
+        text: String,
+        /// See above.
+        shift: Option<usize>,
+    },
+    /// A sequence.
+    List(Vec<Node>),
+    /// A mapping, in file order.
+    Map(Vec<(Key, Node)>),
+}
+
+/// A key of a mapping.
+#[derive(Clone, Debug)]
+pub struct Key {
+    /// Its text.
+    pub name: String,
+    /// Its place.
+    pub place: Place,
+}
+
+impl Node {
+    /// The scalar as it was meant to be read as text: numbers and truth values too.
+    pub fn text(&self) -> Option<String> {
+        match &self.kind {
+            Kind::Text { text, .. } => Some(text.clone()),
+            Kind::Int(n) => Some(n.to_string()),
+            Kind::Float(x) => Some(x.to_string()),
+            Kind::Bool(b) => Some(b.to_string()),
+            _ => None,
+        }
+    }
+
+    /// What a person would call it.
+    pub fn kind_name(&self) -> &'static str {
+        match self.kind {
+            Kind::Null => "nothing",
+            Kind::Bool(_) => "a truth value",
+            Kind::Int(_) => "a whole number",
+            Kind::Float(_) => "a number",
+            Kind::Text { .. } => "text",
+            Kind::List(_) => "a list",
+            Kind::Map(_) => "a map",
+        }
+    }
+
+    /// Place of the byte `at` of this scalar's text.
+    pub fn place_in(&self, at: usize) -> Place {
+        match &self.kind {
+            Kind::Text { text, shift: Some(shift) } => {
+                let before = text.get(..at).map_or(0, |t| t.chars().count());
+                Place { column: self.place.column + shift + before, ..self.place }
+            }
+            _ => self.place,
+        }
+    }
+}
+
+/// Reads one document.
+///
+/// # Errors
+/// The mistakes that keep it from being a tree: ill-formed YAML, repeated keys, excess.
+pub fn parse(text: &str, file: usize) -> Result<Node, Vec<Mistake>> {
+    let mut builder = Builder { file, events: Parser::new_from_str(text), nodes: 0, anchors: HashMap::new(), mistakes: Vec::new() };
+    let root = builder.document().map_err(|m| vec![m])?;
+    if builder.mistakes.is_empty() { Ok(root) } else { Err(builder.mistakes) }
+}
+
+struct Builder<'a> {
+    file: usize,
+    events: Parser<'a, saphyr_parser::StrInput<'a>>,
+    nodes: usize,
+    anchors: HashMap<usize, (Node, usize)>,
+    mistakes: Vec<Mistake>,
+}
+
+impl<'a> Builder<'a> {
+    fn next(&mut self) -> Result<(Event<'a>, Place), Mistake> {
+        let file = self.file;
+        let end = Mistake {
+            place: Place { file, line: 1, column: 1 },
+            message: "the file ends too early".to_owned(),
+        };
+        match self.events.next_event() {
+            Some(Ok((event, span))) => {
+                let (line, column) = (span.start.line(), span.start.col() + 1);
+                Ok((event, Place { file, line: line.max(1), column }))
+            }
+            Some(Err(error)) => {
+                let marker = error.marker();
+                let place = Place { file, line: marker.line().max(1), column: marker.col() + 1 };
+                Err(Mistake { place, message: format!("not YAML: {}", error.info()) })
+            }
+            None => Err(end),
+        }
+    }
+
+    fn document(&mut self) -> Result<Node, Mistake> {
+        loop {
+            let (event, place) = self.next()?;
+            match event {
+                Event::StreamStart | Event::DocumentStart(_) | Event::Nothing => {}
+                Event::StreamEnd | Event::DocumentEnd => {
+                    return Ok(Node { place: Place { line: 1, column: 1, ..place }, kind: Kind::Null });
+                }
+                event => {
+                    let root = self.node(event, place, 0)?;
+                    loop {
+                        match self.next()? {
+                            (Event::StreamEnd, _) => return Ok(root),
+                            (Event::DocumentStart(_), place) => {
+                                let message = "a second document; expected one per file".to_owned();
+                                return Err(Mistake { place, message });
+                            }
+                            _ => {}
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn node(&mut self, event: Event<'a>, place: Place, depth: usize) -> Result<Node, Mistake> {
+        self.nodes += 1;
+        let excess = |message: &str| Err(Mistake { place, message: message.to_owned() });
+        if depth > DEPTH_MAX {
+            return excess("nested too deep; expected at most 32 levels");
+        }
+        let (kind, anchor) = match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                if let Some(tag) = tag {
+                    let message = format!("unexpected tag `{}{}`", tag.handle, tag.suffix);
+                    return Err(Mistake { place, message });
+                }
+                (scalar(text.into_owned(), style), anchor)
+            }
+            Event::SequenceStart(anchor, _) => {
+                let mut items = Vec::new();
+                loop {
+                    match self.next()? {
+                        (Event::SequenceEnd, _) => break,
+                        (event, place) => items.push(self.node(event, place, depth + 1)?),
+                    }
+                }
+                (Kind::List(items), anchor)
+            }
+            Event::MappingStart(anchor, _) => (self.mapping(depth)?, anchor),
+            Event::Alias(anchor) => {
+                let Some((node, size)) = self.anchors.get(&anchor).cloned() else {
+                    return excess("unknown alias");
+                };
+                self.nodes += size;
+                if self.nodes > NODES_MAX {
+                    return excess("the file is too large");
+                }
+                return Ok(Node { place, ..node });
+            }
+            _ => return excess("unexpected structure"),
+        };
+        if self.nodes > NODES_MAX {
+            return excess("the file is too large");
+        }
+        let node = Node { place, kind };
+        if anchor != 0 {
+            self.anchors.insert(anchor, (node.clone(), count(&node)));
+        }
+        Ok(node)
+    }
+
+    fn mapping(&mut self, depth: usize) -> Result<Kind, Mistake> {
+        let mut entries: Vec<(Key, Node)> = Vec::new();
+        loop {
+            let (event, place) = self.next()?;
+            let name = match event {
+                Event::MappingEnd => return Ok(Kind::Map(entries)),
+                Event::Scalar(text, ..) => text.into_owned(),
+                _ => {
+                    let message = "unexpected key; expected text".to_owned();
+                    return Err(Mistake { place, message });
+                }
+            };
+            let (event, value_place) = self.next()?;
+            let mut value = self.node(event, value_place, depth + 1)?;
+            if matches!(value.kind, Kind::Null) {
+                value.place = place;
+            }
+            if let Some((first, _)) = entries.iter().find(|(k, _)| k.name == name) {
+                let line = first.place.line;
+                let message = format!("`{name}` stands twice; expected each key once (first on line {line})");
+                self.mistakes.push(Mistake { place, message });
+            }
+            entries.push((Key { name, place }, value));
+        }
+    }
+}
+
+fn count(node: &Node) -> usize {
+    1 + match &node.kind {
+        Kind::List(items) => items.iter().map(count).sum(),
+        Kind::Map(entries) => entries.iter().map(|(_, n)| count(n)).sum(),
+        _ => 0,
+    }
+}
+
+/// A scalar by YAML 1.2's core schema.
+fn scalar(text: String, style: ScalarStyle) -> Kind {
+    match style {
+        ScalarStyle::Plain => plain(text),
+        ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => {
+            let is_literal = !text.contains(['\n', '\\', '\'', '"']);
+            Kind::Text { text, shift: is_literal.then_some(1) }
+        }
+        _ => Kind::Text { text, shift: None },
+    }
+}
+
+fn plain(text: String) -> Kind {
+    match text.as_str() {
+        "" | "~" | "null" | "Null" | "NULL" => return Kind::Null,
+        "true" | "True" | "TRUE" => return Kind::Bool(true),
+        "false" | "False" | "FALSE" => return Kind::Bool(false),
+        _ => {}
+    }
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(&text);
+    if digits.bytes().all(|b| b.is_ascii_digit())
+        && let Ok(n) = text.parse()
+    {
+        return Kind::Int(n);
+    }
+    let starts = digits.bytes().next().is_some_and(|b| b.is_ascii_digit() || b == b'.');
+    let is_numeric = starts && digits.bytes().any(|b| b.is_ascii_digit())
+        && digits.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
+    if is_numeric
+        && let Ok(x) = text.parse::<f64>()
+    {
+        return Kind::Float(x);
+    }
+    let is_one_line = !text.contains('\n');
+    Kind::Text { text, shift: is_one_line.then_some(0) }
+}

@@ -1,0 +1,153 @@
+//! How the events of a group and their partial aggregates are laid out in words.
+
+use std::hash::{Hash, Hasher};
+
+use crate::model::{Millis, ScalarType};
+
+/// A part of a partial aggregate beside its count.
+#[derive(Clone, Debug, PartialEq)]
+pub enum PartKind {
+    /// Event times of the first and the last event: 2 words.
+    Times,
+    /// Exact integer sum: 2 words.
+    SumInt,
+    /// Compensated float sum: 4 words.
+    SumFloat,
+    /// Mean and sum of squared deviations: 2 words.
+    Moments,
+    /// Least and greatest: 2 words.
+    Extremes,
+    /// Counts between bounds: one word more than bounds.
+    Histogram(Vec<f64>),
+    /// Decayed to the last event time: 1 word.
+    Decay {
+        /// Half-life.
+        half_life: Millis,
+        /// Whether events weigh 1 instead of their value.
+        is_count: bool,
+    },
+    /// Number of neighbours further apart than the gap: 1 word.
+    Breaks(Millis),
+}
+
+impl PartKind {
+    pub(super) fn words(&self) -> usize {
+        match self {
+            Self::Times | Self::SumInt | Self::Moments | Self::Extremes => 2,
+            Self::SumFloat => 4,
+            Self::Histogram(bounds) => bounds.len() + 1,
+            Self::Decay { .. } | Self::Breaks(_) => 1,
+        }
+    }
+}
+
+/// The events for which a flag is set and a column is not null: what a feature is over.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Series {
+    /// Index of the column, if values matter.
+    pub column: Option<usize>,
+    /// Index of the flag, if not all events count.
+    pub flag: Option<usize>,
+    /// Word of the count in a partial.
+    pub count_at: usize,
+    /// Parts with their first words. `Times` comes first when it is there.
+    pub parts: Vec<(PartKind, usize)>,
+}
+
+impl Series {
+    /// First word of the part `kind`.
+    pub fn part(&self, kind: &PartKind) -> Option<usize> {
+        self.parts.iter().find(|(k, _)| k == kind).map(|(_, at)| *at)
+    }
+}
+
+/// Columns, flags and series of a group.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Layout {
+    /// Types of the columns.
+    pub columns: Vec<ScalarType>,
+    /// Number of flags.
+    pub flags: usize,
+    /// Series.
+    pub series: Vec<Series>,
+    /// Words of a partial aggregate over all series.
+    pub partial_words: usize,
+    meta_words: usize,
+}
+
+impl Layout {
+    /// A layout without series.
+    pub fn new(columns: Vec<ScalarType>, flags: usize) -> Self {
+        let meta_words = (flags + columns.len()).div_ceil(64);
+        Self { columns, flags, series: Vec::new(), partial_words: 0, meta_words }
+    }
+
+    /// The index of the series over `column` and `flag` with `parts` in it; it is added, or given
+    /// the parts that it lacks.
+    pub fn add_series(
+        &mut self,
+        column: Option<usize>,
+        flag: Option<usize>,
+        parts: Vec<PartKind>,
+    ) -> usize {
+        let known = self.series.iter().position(|s| s.column == column && s.flag == flag);
+        let index = known.unwrap_or_else(|| {
+            let series = Series { column, flag, count_at: 0, parts: Vec::new() };
+            self.series.push(series);
+            self.series.len() - 1
+        });
+        for part in parts {
+            if self.series[index].part(&part).is_none() {
+                let at = if part == PartKind::Times { 0 } else { self.series[index].parts.len() };
+                self.series[index].parts.insert(at, (part, 0));
+            }
+        }
+        self.place();
+        index
+    }
+
+    fn place(&mut self) {
+        let mut next = 0;
+        for series in &mut self.series {
+            series.count_at = next;
+            next += 1;
+            for (part, at) in &mut series.parts {
+                *at = next;
+                next += part.words();
+            }
+        }
+        self.partial_words = next;
+    }
+
+    /// Words of one event: time, order, bits, columns.
+    pub fn stride(&self) -> usize {
+        2 + self.meta_words + self.columns.len()
+    }
+
+    /// Word and bit of flag `index`.
+    pub fn flag_bit(&self, index: usize) -> (usize, u32) {
+        (2 + index / 64, (index % 64) as u32)
+    }
+
+    /// Word and bit that say whether column `index` has a value.
+    pub fn present_bit(&self, index: usize) -> (usize, u32) {
+        self.flag_bit(self.flags + index)
+    }
+
+    /// Word of column `index`.
+    pub fn column_at(&self, index: usize) -> usize {
+        2 + self.meta_words + index
+    }
+
+    /// Whether a column holds strings, whose bytes stand apart.
+    pub fn is_string(&self, index: usize) -> bool {
+        self.columns[index] == ScalarType::String
+    }
+
+    /// A number that changes whenever stored rows would mean something else.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = twox_hash::XxHash64::with_seed(1);
+        format!("{self:?}").hash(&mut hasher);
+        hasher.finish()
+    }
+}

@@ -1,0 +1,336 @@
+//! How a unit takes an event: insertion, sealing, splitting, folding, trimming.
+//!
+//! All of it depends on the unit and the event alone (PROTOCOL 8). The directory in HEAD is a
+//! forest, oldest first: pages are folded into nodes when there are many, and a node at the
+//! horizon is unfolded, so that whole pages leave.
+
+use super::unit::{Entry, Unit, UnitRules, encode_entries};
+use super::view::{RowSource, UnitView};
+use crate::error::Result;
+use crate::model::{Millis, Offset};
+use crate::operator::{EventBuf, Layout, Order, partial};
+
+/// Most events and bytes of the tail.
+const TAIL_EVENTS: usize = 96;
+const TAIL_BYTES: usize = 8 << 10;
+/// Events that a full tail seals.
+const SEAL_EVENTS: usize = 64;
+/// Most events and bytes of a page.
+const PAGE_EVENTS: usize = 128;
+const PAGE_BYTES: usize = 16 << 10;
+/// Most entries of a node, and of a run of one height in HEAD.
+const FAN_OUT: usize = 32;
+/// Bytes that such a run aims to stay below, when partials are wide.
+const RUN_BYTES: usize = 12 << 10;
+/// Entries that one event may trim.
+const TRIM_STEPS: usize = 4;
+/// Expired events at the front of the tail that are worth moving the rest.
+const TAIL_TRIM: usize = 16;
+
+/// An accepted event with what the unit needs to know of its record.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival<'a> {
+    /// The event, alone in its buffer.
+    pub event: &'a EventBuf,
+    /// Offset in the input of the task.
+    pub offset: Offset,
+    /// Smaller of event time and log timestamp.
+    pub advance: Millis,
+    /// Stream time of the source partition just before the event.
+    pub stream_time: Millis,
+    /// Hash of event id and time.
+    pub id: Option<u128>,
+}
+
+/// What became of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It had been applied before: a replay.
+    Skipped,
+    /// The unit holds an event with its id.
+    Duplicate,
+    /// It is in the unit now.
+    Applied,
+}
+
+fn summary(layout: &Layout, events: &EventBuf) -> Box<[u64]> {
+    let mut words = vec![0; layout.partial_words];
+    for index in 0..events.len(layout) {
+        partial::add(layout, &mut words, events.get(layout, index));
+    }
+    words.into()
+}
+
+fn fold(layout: &Layout, children: &[Entry]) -> Box<[u64]> {
+    let mut words = vec![0; layout.partial_words];
+    for child in children {
+        for index in 0..layout.series.len() {
+            partial::merge_series(layout, index, &mut words, &child.words);
+        }
+    }
+    words.into()
+}
+
+fn run_max(layout: &Layout) -> usize {
+    (RUN_BYTES / (64 + layout.partial_words * 8)).clamp(8, FAN_OUT)
+}
+
+impl Unit {
+    /// Applies an arrival by PROTOCOL 7 to 10.
+    ///
+    /// # Errors
+    /// A row that cannot be read; the unit is then unusable.
+    pub fn apply(
+        &mut self,
+        layout: &Layout,
+        rules: &UnitRules,
+        arrival: Arrival<'_>,
+        rows: &dyn RowSource,
+    ) -> Result<Outcome> {
+        if arrival.offset < self.next_offset {
+            return Ok(Outcome::Skipped);
+        }
+        let event = arrival.event.get(layout, 0);
+        let order = event.order();
+        let partition = order.partition();
+        if let Some(hash) = arrival.id {
+            let id = (order.time, hash);
+            if self.ids_contain(partition, id, rows)? {
+                return Ok(Outcome::Duplicate);
+            }
+            self.insert_id(partition, id, rows)?;
+        }
+        self.next_offset = arrival.offset + 1;
+        self.dirty_from.get_or_insert(arrival.offset);
+        self.row_clock = self.row_clock.max(arrival.advance);
+        self.newest = self.newest.max(order.time);
+        let limit = arrival.stream_time.saturating_sub(rules.grace);
+        for row in self.ids.expire(partition, limit) {
+            self.drop_row(row);
+        }
+        if self.is_expired(rules, order.time) {
+            self.fold_into_base(layout, rules, arrival.event, 1);
+        } else {
+            self.insert(layout, arrival.event, order, rows)?;
+        }
+        self.seal(layout);
+        self.trim(layout, rules, rows)?;
+        Ok(Outcome::Applied)
+    }
+
+    fn ids_contain(
+        &self,
+        partition: u32,
+        id: (Millis, u128),
+        rows: &dyn RowSource,
+    ) -> Result<bool> {
+        self.ids.contains(partition, id, &ViewRows { unit: self, rows })
+    }
+
+    fn insert_id(
+        &mut self,
+        partition: u32,
+        id: (Millis, u128),
+        rows: &dyn RowSource,
+    ) -> Result<()> {
+        let mut ids = std::mem::take(&mut self.ids);
+        let mut next_row = self.next_row;
+        let changes =
+            ids.insert(partition, id, &ViewRows { unit: self, rows }, &mut next_row);
+        self.ids = ids;
+        let changes = changes?;
+        self.next_row = next_row;
+        for row in changes.dead {
+            self.drop_row(row);
+        }
+        self.fresh.extend(changes.fresh.into_iter().map(|(row, bytes)| (row, bytes.into())));
+        Ok(())
+    }
+
+    fn is_expired(&self, rules: &UnitRules, time: Millis) -> bool {
+        rules.horizon.is_some_and(|h| time.saturating_add(h) <= self.row_clock)
+    }
+
+    fn fold_into_base(
+        &mut self,
+        layout: &Layout,
+        rules: &UnitRules,
+        events: &EventBuf,
+        count: usize,
+    ) {
+        if !rules.has_base {
+            return;
+        }
+        let base = self.base.get_or_insert_default();
+        for index in 0..count {
+            base.add(layout, events.get(layout, index));
+        }
+    }
+
+    fn insert(
+        &mut self,
+        layout: &Layout,
+        event: &EventBuf,
+        order: Order,
+        rows: &dyn RowSource,
+    ) -> Result<()> {
+        if self.entries.last().is_none_or(|last| order > last.hi) {
+            self.tail.insert(layout, event);
+            return Ok(());
+        }
+        let index = self.entries.partition_point(|e| e.lo <= order).saturating_sub(1);
+        let entry = self.entries[index].clone();
+        let changed = self.insert_below(layout, entry, event, order, rows)?;
+        self.entries.splice(index..=index, changed);
+        self.fold_runs(layout);
+        Ok(())
+    }
+
+    /// Inserts into the row of `entry`; returns what stands for it now: one entry, or two.
+    fn insert_below(
+        &mut self,
+        layout: &Layout,
+        entry: Entry,
+        event: &EventBuf,
+        order: Order,
+        rows: &dyn RowSource,
+    ) -> Result<Vec<Entry>> {
+        let view = UnitView { unit: self, layout, rows };
+        if entry.height == 0 {
+            let mut page = view.page(entry.row)?;
+            self.drop_row(entry.row);
+            page.insert(layout, event);
+            let len = page.len(layout);
+            if len > 1 && (len > PAGE_EVENTS || page.bytes() > PAGE_BYTES) {
+                let (low, high) = (page.slice(layout, 0, len / 2), page.slice(layout, len / 2, len));
+                return Ok(vec![self.add_page(layout, &low), self.add_page(layout, &high)]);
+            }
+            return Ok(vec![self.add_page(layout, &page)]);
+        }
+        let mut children = view.node(entry.row)?;
+        let index = children.partition_point(|e| e.lo <= order).saturating_sub(1);
+        let child = children[index].clone();
+        let changed = self.insert_below(layout, child, event, order, rows)?;
+        children.splice(index..=index, changed);
+        self.drop_row(entry.row);
+        if children.len() > FAN_OUT {
+            let high = children.split_off(children.len() / 2);
+            return Ok(vec![self.add_node(layout, &children), self.add_node(layout, &high)]);
+        }
+        Ok(vec![self.add_node(layout, &children)])
+    }
+
+    fn add_page(&mut self, layout: &Layout, events: &EventBuf) -> Entry {
+        let mut bytes = Vec::with_capacity(events.bytes() + 8);
+        events.encode(layout, &mut bytes);
+        Entry {
+            row: self.add_row(bytes),
+            height: 0,
+            lo: events.first_order(layout).unwrap_or_default(),
+            hi: events.last_order(layout).unwrap_or_default(),
+            events: events.len(layout) as u64,
+            words: summary(layout, events),
+        }
+    }
+
+    fn add_node(&mut self, layout: &Layout, children: &[Entry]) -> Entry {
+        let mut bytes = Vec::new();
+        encode_entries(children, &mut bytes);
+        Entry {
+            row: self.add_row(bytes),
+            height: children[0].height + 1,
+            lo: children[0].lo,
+            hi: children[children.len() - 1].hi,
+            events: children.iter().map(|c| c.events).sum(),
+            words: fold(layout, children),
+        }
+    }
+
+    fn seal(&mut self, layout: &Layout) {
+        let len = self.tail.len(layout);
+        let is_full = len > TAIL_EVENTS || (len > 1 && self.tail.bytes() > TAIL_BYTES);
+        if !is_full {
+            return;
+        }
+        let count = if len > TAIL_EVENTS { SEAL_EVENTS } else { len.div_ceil(2) };
+        let page = self.tail.slice(layout, 0, count);
+        self.tail.drop_first(layout, count);
+        let entry = self.add_page(layout, &page);
+        self.entries.push(entry);
+        self.fold_runs(layout);
+    }
+
+    /// Folds the older half of every run of one height that is too long.
+    fn fold_runs(&mut self, layout: &Layout) {
+        let most = run_max(layout);
+        loop {
+            let mut start = 0;
+            let mut long = None;
+            for end in 1..=self.entries.len() {
+                let ends = end == self.entries.len()
+                    || self.entries[end].height != self.entries[start].height;
+                if ends {
+                    if end - start > most {
+                        long = Some(start);
+                        break;
+                    }
+                    start = end;
+                }
+            }
+            let Some(start) = long else { return };
+            let children: Vec<Entry> = self.entries[start..start + most / 2].to_vec();
+            let node = self.add_node(layout, &children);
+            self.entries.splice(start..start + most / 2, [node]);
+        }
+    }
+
+    /// Lets go of what is behind the horizon, a few rows at a time.
+    fn trim(&mut self, layout: &Layout, rules: &UnitRules, rows: &dyn RowSource) -> Result<()> {
+        for _ in 0..TRIM_STEPS {
+            let Some(first) = self.entries.first() else { break };
+            if first.height > 0 && self.is_expired(rules, first.lo.time) {
+                let row = first.row;
+                let children = UnitView { unit: self, layout, rows }.node(row)?;
+                self.drop_row(row);
+                self.entries.splice(0..1, children);
+            } else if self.is_expired(rules, first.hi.time) {
+                let row = first.row;
+                if rules.has_base {
+                    let page = UnitView { unit: self, layout, rows }.page(row)?;
+                    self.fold_into_base(layout, rules, &page, page.len(layout));
+                }
+                self.drop_row(row);
+                self.entries.remove(0);
+            } else {
+                return Ok(());
+            }
+        }
+        if self.entries.is_empty()
+            && let Some(horizon) = rules.horizon
+        {
+            let last = self.row_clock.saturating_sub(horizon);
+            let (_, expired) = self.tail.range(layout, Millis::MIN, last);
+            if expired >= TAIL_TRIM {
+                let gone = self.tail.slice(layout, 0, expired);
+                self.fold_into_base(layout, rules, &gone, expired);
+                self.tail.drop_first(layout, expired);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Rows of a unit, those that are not in the store included.
+struct ViewRows<'a> {
+    unit: &'a Unit,
+    rows: &'a dyn RowSource,
+}
+
+impl RowSource for ViewRows<'_> {
+    fn row(&self, id: u64) -> Result<Vec<u8>> {
+        match self.unit.fresh_row(id) {
+            Some(bytes) => Ok(bytes.to_vec()),
+            None => self.rows.row(id),
+        }
+    }
+}

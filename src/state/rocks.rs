@@ -1,0 +1,127 @@
+//! The store on RocksDB: one column family, no write-ahead log. The log is the redo log; a flush
+//! keeps a prefix of the batches (`notes` of RocksDB: a memtable flush is a prefix of the write
+//! sequence).
+
+use std::path::Path;
+
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, IteratorMode, Options, WriteBatch,
+    WriteBufferManager, WriteOptions,
+};
+
+use super::{Batch, StateStore};
+use crate::error::{Error, Result};
+
+/// Memory that all stores of a process share.
+#[derive(Clone)]
+pub struct SharedMemory {
+    cache: Cache,
+    buffers: WriteBufferManager,
+    buffer_bytes: usize,
+}
+
+impl SharedMemory {
+    /// Divides `bytes` for blocks and `buffer_bytes` for write buffers, which count as part of it.
+    pub fn new(bytes: usize, buffer_bytes: usize) -> Self {
+        let cache = Cache::new_lru_cache(bytes);
+        let buffers =
+            WriteBufferManager::new_write_buffer_manager_with_cache(buffer_bytes, false, cache.clone());
+        Self { cache, buffers, buffer_bytes }
+    }
+}
+
+/// A store on RocksDB.
+pub struct RocksStore {
+    db: DB,
+}
+
+fn failed(what: &str) -> impl FnOnce(rocksdb::Error) -> Error + '_ {
+    move |e| Error::internal(format!("{what}: {e}"))
+}
+
+impl RocksStore {
+    /// Opens or creates the store at `path`.
+    ///
+    /// # Errors
+    /// The folder cannot be opened, or another process holds it.
+    pub fn open(path: &Path, memory: &SharedMemory) -> Result<Self> {
+        let mut options = options(memory);
+        options.create_if_missing(true);
+        let db = DB::open(&options, path).map_err(failed("open state"))?;
+        Ok(Self { db })
+    }
+
+    /// Opens a store that no process holds, to look inside.
+    ///
+    /// # Errors
+    /// As [`RocksStore::open`].
+    pub fn open_read_only(path: &Path) -> Result<Self> {
+        let options = options(&SharedMemory::new(32 << 20, 8 << 20));
+        let db = DB::open_for_read_only(&options, path, false).map_err(failed("open state"))?;
+        Ok(Self { db })
+    }
+}
+
+fn options(memory: &SharedMemory) -> Options {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(&memory.cache);
+    blocks.set_block_size(8 << 10);
+    blocks.set_bloom_filter(10.0, false);
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    let mut options = Options::default();
+    options.set_block_based_table_factory(&blocks);
+    options.set_write_buffer_manager(&memory.buffers);
+    options.set_write_buffer_size((memory.buffer_bytes / 4).clamp(4 << 20, 256 << 20));
+    options.set_max_write_buffer_number(4);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_level_compaction_dynamic_level_bytes(true);
+    options.set_max_background_jobs(2);
+    options.set_keep_log_file_num(2);
+    options.set_max_open_files(512);
+    options.set_stats_dump_period_sec(0);
+    options
+}
+
+impl StateStore for RocksStore {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.db.get(key).map_err(failed("read state"))
+    }
+
+    fn multi_get(&self, keys: &[Vec<u8>]) -> Result<Vec<Option<Vec<u8>>>> {
+        self.db.multi_get(keys).into_iter().map(|r| r.map_err(failed("read state"))).collect()
+    }
+
+    fn write(&self, batch: Batch) -> Result<()> {
+        let mut writes = WriteBatch::default();
+        for (key, value) in &batch.changes {
+            match value {
+                Some(value) => writes.put(key, value),
+                None => writes.delete(key),
+            }
+        }
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        self.db.write_opt(writes, &options).map_err(failed("write state"))
+    }
+
+    fn flush(&self) -> Result<()> {
+        self.db.flush().map_err(failed("flush state"))
+    }
+
+    fn scan(&self, from: &[u8], visit: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<()> {
+        let mode = IteratorMode::From(from, rocksdb::Direction::Forward);
+        for row in self.db.iterator(mode) {
+            let (key, value) = row.map_err(failed("scan state"))?;
+            if !visit(&key, &value) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        let of = |name| self.db.property_int_value(name).ok().flatten().unwrap_or(0);
+        of("rocksdb.total-sst-files-size") + of("rocksdb.cur-size-all-mem-tables")
+    }
+}
