@@ -1,4 +1,5 @@
 //! Thalweg.
+pub mod app;
 pub mod clock;
 pub mod config;
 pub mod error;
@@ -6,6 +7,10 @@ pub mod expr;
 pub mod log;
 pub mod model;
 pub mod operator;
+pub mod task;
+pub mod telemetry;
 pub mod topology;
+pub mod worker;
+pub mod serving;
 pub mod state;
 pub mod codec;

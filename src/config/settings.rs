@@ -1,1 +1,301 @@
-//! x
+//! The configuration file, the environment over it, and where every value came from.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::parse::is_topic;
+use super::reader::{Fields, Mistakes};
+use super::show_mistake;
+use super::yaml::{self, Key, Kind, Node, Place};
+use crate::model::Millis;
+
+/// When appended bytes are forced to the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fsync {
+    /// Before an append is acknowledged.
+    Commit,
+    /// At least this often.
+    Interval(Duration),
+    /// When the operating system sees fit.
+    Never,
+}
+
+/// What is asked of a running engine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Prefix of internal topics.
+    pub app: String,
+    /// Definition files.
+    pub definitions: Vec<PathBuf>,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Partitions of topics.
+    pub partitions: u32,
+    /// See [`Fsync`].
+    pub fsync: Fsync,
+    /// Longest age of records of sources; none: for ever.
+    pub retention_time: Option<Millis>,
+    /// Most bytes of a source partition; none: any.
+    pub retention_bytes: Option<u64>,
+    /// Address of the REST listener.
+    pub listen_rest: String,
+    /// Address of the gRPC listener.
+    pub listen_grpc: String,
+    /// Address of the operate listener.
+    pub listen_operate: String,
+    /// Memory limit in bytes.
+    pub memory: u64,
+    /// Longest time from a change to its row in the store.
+    pub checkpoint_interval: Duration,
+    /// Distance of commits.
+    pub commit_interval: Duration,
+    /// Worker threads; 0: one per core.
+    pub workers: usize,
+    /// Largest body of an append.
+    pub append_body: usize,
+    /// Most entities of a request.
+    pub request_entities: usize,
+    /// Most features of a request.
+    pub request_features: usize,
+    /// Most requests at once.
+    pub in_flight: usize,
+    /// Every key with its value as text, and where it came from.
+    pub origins: Vec<(String, String, String)>,
+}
+
+/// Every key with its default; no default: required.
+const KEYS: [(&str, Option<&str>); 18] = [
+    ("app", Some("thalweg")),
+    ("definitions", None),
+    ("data_dir", Some("data")),
+    ("log.embedded.partitions", Some("4")),
+    ("log.embedded.fsync", Some("commit")),
+    ("log.embedded.retention.time", Some("none")),
+    ("log.embedded.retention.bytes", Some("none")),
+    ("listen.rest", Some("127.0.0.1:8080")),
+    ("listen.grpc", Some("127.0.0.1:50051")),
+    ("listen.operate", Some("127.0.0.1:8081")),
+    ("memory", Some("2GiB")),
+    ("checkpoint_interval", Some("10s")),
+    ("commit_interval", Some("100ms")),
+    ("workers", Some("0")),
+    ("limits.append_body", Some("16MiB")),
+    ("limits.request_entities", Some("10000")),
+    ("limits.request_features", Some("1000")),
+    ("limits.in_flight", Some("1024")),
+];
+
+/// Least memory that the engine runs with.
+const MEMORY_MIN: u64 = 64 << 20;
+
+impl Settings {
+    /// Reads `path`, then `environment` (`THALWEG_<KEY>`), then `arguments` (key and value).
+    ///
+    /// # Errors
+    /// Every mistake, as lines to print.
+    pub fn load(
+        path: &Path,
+        environment: impl Iterator<Item = (String, String)>,
+        arguments: &[(&str, String)],
+    ) -> Result<Self, Vec<String>> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| vec![format!("{}:1:1: error: cannot read the file: {e}", path.display())])?;
+        let paths = [path.to_owned()];
+        let shown = |mistakes: Vec<yaml::Mistake>| -> Vec<String> {
+            mistakes.iter().map(|m| show_mistake(m, &paths)).collect()
+        };
+        let mut root = yaml::parse(&text, 0).map_err(shown)?;
+        let known = known_keys();
+        let mut origins: Vec<(String, String)> = Vec::new();
+        let mut errors = Vec::new();
+        for (name, value) in environment.filter(|(n, _)| n.starts_with("THALWEG_")) {
+            let key = name["THALWEG_".len()..].to_lowercase().replace("__", ".");
+            if known.contains(&key.as_str()) {
+                set(&mut root, &key, &value);
+                origins.push((key, format!("environment {name}")));
+            } else {
+                errors.push(format!("{name}: error: unknown key `{key}`; expected one of {}", known.join(", ")));
+            }
+        }
+        for (key, value) in arguments {
+            set(&mut root, key, value);
+            origins.push(((*key).to_owned(), "command line".to_owned()));
+        }
+        let mut mistakes = Mistakes::default();
+        let settings = Self::read(&root, path, &mut mistakes, &origins);
+        errors.extend(shown(mistakes.sorted()));
+        match settings {
+            Some(settings) if errors.is_empty() => Ok(settings),
+            _ => Err(errors),
+        }
+    }
+
+    fn read(
+        root: &Node,
+        path: &Path,
+        mistakes: &mut Mistakes,
+        origins: &[(String, String)],
+    ) -> Option<Self> {
+        let place = Place { file: 0, line: 1, column: 1 };
+        let empty = Node { place, kind: Kind::Null };
+        let top_keys = [
+            "app", "definitions", "data_dir", "log", "listen", "memory", "checkpoint_interval",
+            "commit_interval", "workers", "limits",
+        ];
+        let top = Fields::of(root, place, "the configuration", &top_keys, mistakes)?;
+        let section = |key: &str, within: &Fields<'_>| within.get(key).cloned().unwrap_or(empty.clone());
+        let (log, listen, limits) = (section("log", &top), section("listen", &top), section("limits", &top));
+        let log = Fields::of(&log, top.place_of("log"), "`log`", &["embedded"], mistakes)?;
+        let embedded = section("embedded", &log);
+        let known = ["partitions", "fsync", "retention"];
+        let embedded = Fields::of(&embedded, top.place_of("log"), "`log.embedded`", &known, mistakes)?;
+        let retention = section("retention", &embedded);
+        let retention = Fields::of(&retention, place, "`retention`", &["time", "bytes"], mistakes)?;
+        let listen = Fields::of(&listen, top.place_of("listen"), "`listen`", &["rest", "grpc", "operate"], mistakes)?;
+        let known = ["append_body", "request_entities", "request_features", "in_flight"];
+        let limits = Fields::of(&limits, top.place_of("limits"), "`limits`", &known, mistakes)?;
+        let folder = path.parent().map_or_else(PathBuf::new, Path::to_owned);
+        let app = top.text("app", mistakes).unwrap_or_else(|| "thalweg".to_owned());
+        if !is_topic(&app) || app.len() > 64 {
+            mistakes.push(top.place_of("app"), format!("`app: {app}` cannot begin a topic name; expected letters, digits, `.`, `_` and `-`, at most 64"));
+        }
+        if !top.has("definitions") {
+            mistakes.push(place, "the configuration has no `definitions`; expected a list of files");
+        }
+        let definitions = top.names("definitions", mistakes).unwrap_or_default();
+        let memory = top.bytes("memory", mistakes).unwrap_or(2 << 30);
+        if memory < MEMORY_MIN {
+            mistakes.push(top.place_of("memory"), "`memory` is too small; expected at least 64MiB");
+        }
+        let millis = |d: Option<Millis>, default: u64| {
+            Duration::from_millis(d.map_or(default, |d| d.unsigned_abs()))
+        };
+        let count = |key: &str, default: usize, mistakes: &mut Mistakes| {
+            limits.int(key, 1..=i64::MAX, mistakes).map_or(default, |n| n as usize)
+        };
+        let mut settings = Self {
+            app,
+            definitions: definitions.into_iter().map(|(file, _)| folder.join(file)).collect(),
+            data_dir: folder.join(top.text("data_dir", mistakes).unwrap_or_else(|| "data".to_owned())),
+            partitions: embedded.int("partitions", 1..=1024, mistakes).unwrap_or(4) as u32,
+            fsync: fsync(&embedded, mistakes),
+            retention_time: unless_none(&retention, "time", mistakes, |f, m| f.positive_duration("time", m)),
+            retention_bytes: unless_none(&retention, "bytes", mistakes, |f, m| f.bytes("bytes", m)),
+            listen_rest: address(&listen, "rest", "127.0.0.1:8080", mistakes),
+            listen_grpc: address(&listen, "grpc", "127.0.0.1:50051", mistakes),
+            listen_operate: address(&listen, "operate", "127.0.0.1:8081", mistakes),
+            memory,
+            checkpoint_interval: millis(top.positive_duration("checkpoint_interval", mistakes), 10_000),
+            commit_interval: millis(top.positive_duration("commit_interval", mistakes), 100),
+            workers: top.int("workers", 0..=1024, mistakes).unwrap_or(0) as usize,
+            append_body: limits.bytes("append_body", mistakes).unwrap_or(16 << 20) as usize,
+            request_entities: count("request_entities", 10_000, mistakes),
+            request_features: count("request_features", 1000, mistakes),
+            in_flight: count("in_flight", 1024, mistakes),
+            origins: Vec::new(),
+        };
+        settings.origins = KEYS
+            .iter()
+            .map(|(key, default)| {
+                let overlay = origins.iter().rev().find(|(k, _)| k == key);
+                let (shown, origin) = match find(root, key) {
+                    Some(node) => {
+                        let place = format!("{}:{}", path.display(), node.place.line);
+                        (show(node), overlay.map_or(place, |(_, origin)| origin.clone()))
+                    }
+                    None => (default.unwrap_or("").to_owned(), "default".to_owned()),
+                };
+                ((*key).to_owned(), shown, origin)
+            })
+            .collect();
+        Some(settings)
+    }
+}
+
+fn known_keys() -> Vec<&'static str> {
+    KEYS.iter().map(|(key, _)| *key).collect()
+}
+
+fn unless_none<T>(
+    fields: &Fields<'_>,
+    key: &str,
+    mistakes: &mut Mistakes,
+    read: impl FnOnce(&Fields<'_>, &mut Mistakes) -> Option<T>,
+) -> Option<T> {
+    if fields.get(key).and_then(Node::text).as_deref() == Some("none") {
+        return None;
+    }
+    read(fields, mistakes)
+}
+
+fn fsync(fields: &Fields<'_>, mistakes: &mut Mistakes) -> Fsync {
+    let Some(node) = fields.get("fsync") else { return Fsync::Commit };
+    let text = node.text().unwrap_or_default();
+    match text.as_str() {
+        "commit" => return Fsync::Commit,
+        "never" => return Fsync::Never,
+        _ => {}
+    }
+    let interval = text.strip_prefix("interval:").and_then(crate::model::time::parse_duration);
+    match interval {
+        Some(interval) if interval > 0 => Fsync::Interval(Duration::from_millis(interval as u64)),
+        _ => {
+            let message = format!("unknown `fsync: {text}`; expected commit, interval:1s or never");
+            mistakes.push(node.place, message);
+            Fsync::Commit
+        }
+    }
+}
+
+fn address(fields: &Fields<'_>, key: &str, default: &str, mistakes: &mut Mistakes) -> String {
+    let Some(text) = fields.text(key, mistakes) else { return default.to_owned() };
+    if text.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err()) {
+        let message = format!("`{key}: {text}` is no address; expected one like {default}");
+        mistakes.push(fields.place_of(key), message);
+    }
+    text
+}
+
+fn find<'a>(root: &'a Node, key: &str) -> Option<&'a Node> {
+    let mut node = root;
+    for part in key.split('.') {
+        let Kind::Map(entries) = &node.kind else { return None };
+        node = entries.iter().find(|(k, _)| k.name == part).map(|(_, n)| n)?;
+    }
+    Some(node)
+}
+
+fn show(node: &Node) -> String {
+    match &node.kind {
+        Kind::List(items) => {
+            format!("[{}]", items.iter().map(show).collect::<Vec<_>>().join(", "))
+        }
+        _ => node.text().unwrap_or_default(),
+    }
+}
+
+/// Puts `value`, read as YAML, at `key`.
+fn set(root: &mut Node, key: &str, value: &str) {
+    let place = Place { file: 0, line: 1, column: 1 };
+    let read = yaml::parse(value, 0).ok().filter(|n| !matches!(n.kind, Kind::Map(_) | Kind::Null));
+    let text = Kind::Text { text: value.to_owned(), shift: None };
+    let mut new = read.unwrap_or(Node { place, kind: text });
+    new.place = place;
+    let mut node = root;
+    for part in key.split('.') {
+        if !matches!(node.kind, Kind::Map(_)) {
+            node.kind = Kind::Map(Vec::new());
+        }
+        let Kind::Map(entries) = &mut node.kind else { return };
+        let index = match entries.iter().position(|(k, _)| k.name == part) {
+            Some(index) => index,
+            None => {
+                let child = Node { place, kind: Kind::Null };
+                entries.push((Key { name: part.to_owned(), place }, child));
+                entries.len() - 1
+            }
+        };
+        node = &mut entries[index].1;
+    }
+    *node = new;
+}

@@ -452,7 +452,7 @@ const ARITIES: [(&str, usize, usize); 26] = [
 ];
 
 /// The known name closest to `name`, if any is close enough to be a slip.
-pub(crate) fn nearest<'a>(
+pub fn nearest<'a>(
     name: &str,
     known: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use crate::model::{ScalarType, Type, Value};
 
 pub use check::Scope;
-pub(crate) use check::nearest;
+pub use check::nearest;
 
 /// Longest expression, in bytes.
 pub const LENGTH_MAX: usize = 4096;

@@ -1,0 +1,187 @@
+//! `thalweg ingest`.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value as Json, json};
+use thalweg::app::load_definitions;
+
+use super::convert::{Columns, csv, parquet};
+use super::{Failure, Outcome, load_settings, server_url};
+
+/// Bytes that one request carries, unless the engine takes less.
+const BODY_BYTES: usize = 4 << 20;
+
+/// Arguments of `ingest`.
+#[derive(Args)]
+pub struct IngestArguments {
+    /// Configuration file
+    #[arg(long, default_value = "thalweg.yaml")]
+    config: PathBuf,
+    /// Topic to append to
+    #[arg(long)]
+    topic: String,
+    /// Format of the file; by its name when not given
+    #[arg(long)]
+    format: Option<Format>,
+    /// Address of the engine
+    #[arg(long)]
+    server: Option<String>,
+    /// File, or - for standard input
+    file: PathBuf,
+}
+
+#[derive(Clone, Copy, ValueEnum, PartialEq, Eq)]
+enum Format {
+    Ndjson,
+    Csv,
+    Parquet,
+}
+
+/// Appends a file to a topic.
+pub fn ingest(arguments: &IngestArguments) -> Outcome {
+    let settings = load_settings(&arguments.config, &[])?;
+    let is_stdin = arguments.file.as_os_str() == "-";
+    let format = arguments.format.unwrap_or_else(|| {
+        match arguments.file.extension().and_then(|e| e.to_str()) {
+            Some("csv") => Format::Csv,
+            Some("parquet") => Format::Parquet,
+            _ => Format::Ndjson,
+        }
+    });
+    let open = || {
+        File::open(&arguments.file)
+            .map_err(|e| Failure::Input(format!("error: {}: {e}", arguments.file.display())))
+    };
+    let total = if is_stdin { None } else { open()?.metadata().ok().map(|m| m.len()) };
+    let mut sender = Sender::new(
+        server_url(arguments.server.as_ref(), Some(&settings)),
+        arguments.topic.clone(),
+        BODY_BYTES.min(settings.append_body),
+        total,
+    );
+    let input: Box<dyn Read> = if is_stdin { Box::new(std::io::stdin()) } else { Box::new(open()?) };
+    match format {
+        Format::Ndjson => ndjson(input, &mut sender)?,
+        Format::Csv | Format::Parquet => {
+            let topology = load_definitions(&settings.definitions)
+                .map_err(|lines| Failure::Input(lines.join("\n")))?;
+            let columns = Columns::of(&topology, &arguments.topic).map_err(Failure::Input)?;
+            if format == Format::Csv {
+                let counted = sender.progress.wrap_read(input);
+                csv(counted, &columns, |event| sender.add(&event))?;
+            } else if is_stdin {
+                return Err(Failure::Input("error: Parquet cannot be read from standard input".to_owned()));
+            } else {
+                parquet(open()?, &columns, |event| sender.add(&event))?;
+            }
+        }
+    }
+    sender.send()?;
+    sender.progress.finish_and_clear();
+    eprintln!("{} events in {:.1?}", sender.appended, sender.progress.elapsed());
+    println!("{}", json!({ "appended": sender.appended, "positions": sender.positions }));
+    Ok(())
+}
+
+fn ndjson(input: Box<dyn Read>, sender: &mut Sender) -> Outcome {
+    let mut reader = BufReader::with_capacity(1 << 20, input);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = reader.read_until(b'\n', &mut line);
+        match read.map_err(|e| Failure::Input(format!("error: cannot read on: {e}")))? {
+            0 => return Ok(()),
+            n => sender.progress.inc(n as u64),
+        }
+        let event = line.trim_ascii_end();
+        if !event.trim_ascii().is_empty() {
+            sender.add(event)?;
+        }
+    }
+}
+
+/// Collects events into requests, in order.
+struct Sender {
+    agent: ureq::Agent,
+    url: String,
+    body: Vec<u8>,
+    body_max: usize,
+    appended: u64,
+    positions: BTreeMap<String, BTreeMap<String, u64>>,
+    progress: ProgressBar,
+}
+
+impl Sender {
+    fn new(server: String, topic: String, body_max: usize, total: Option<u64>) -> Self {
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(Duration::from_secs(120)))
+            .build();
+        let progress = match total {
+            Some(bytes) => ProgressBar::new(bytes).with_style(
+                ProgressStyle::with_template("{bar:32} {percent:>3}%  {binary_bytes_per_sec}  {msg}  eta {eta}")
+                    .unwrap_or_else(|_| ProgressStyle::default_bar()),
+            ),
+            None => ProgressBar::new_spinner(),
+        };
+        Self {
+            agent: config.new_agent(),
+            url: format!("{server}/v1/events/{topic}"),
+            body: Vec::with_capacity(body_max),
+            body_max,
+            appended: 0,
+            positions: BTreeMap::new(),
+            progress,
+        }
+    }
+
+    fn add(&mut self, event: &[u8]) -> Outcome {
+        if !self.body.is_empty() && self.body.len() + event.len() + 1 > self.body_max {
+            self.send()?;
+        }
+        self.body.extend_from_slice(event);
+        self.body.push(b'\n');
+        Ok(())
+    }
+
+    fn send(&mut self) -> Outcome {
+        if self.body.is_empty() {
+            return Ok(());
+        }
+        let unreachable = |e: ureq::Error| Failure::Engine(format!("error: {}: {e} (is `thalweg run` up?)", self.url));
+        let mut response = self
+            .agent
+            .post(&self.url)
+            .header("content-type", "application/x-ndjson")
+            .send(&self.body[..])
+            .map_err(unreachable)?;
+        let status = response.status().as_u16();
+        let answer: Json = response.body_mut().read_json().map_err(|e| {
+            Failure::Engine(format!("error: {}: {e}", self.url))
+        })?;
+        if status != 200 {
+            let message = answer["error"]["message"].as_str().unwrap_or("no reason given");
+            let text = format!("error: after {} events: {message}", self.appended);
+            return Err(if status < 500 { Failure::Input(text) } else { Failure::Engine(text) });
+        }
+        self.appended += answer["appended"].as_u64().unwrap_or(0);
+        for (topic, by) in answer["positions"].as_object().into_iter().flatten() {
+            for (partition, next) in by.as_object().into_iter().flatten() {
+                let next = next.as_u64().unwrap_or(0);
+                self.positions.entry(topic.clone()).or_default().insert(partition.clone(), next);
+            }
+        }
+        self.body.clear();
+        let seconds = self.progress.elapsed().as_secs_f64().max(1e-3);
+        let rate = self.appended as f64 / seconds;
+        self.progress.set_message(format!("{} events, {rate:.0}/s", self.appended));
+        self.progress.tick();
+        Ok(())
+    }
+}

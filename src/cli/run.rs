@@ -1,0 +1,188 @@
+//! `thalweg run`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use clap::Args;
+use thalweg::app::{Engine, endpoints_file, load_definitions};
+use thalweg::config::settings::Settings;
+use thalweg::serving::{Access, Door, grpc_server, router};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::{Failure, Outcome, load_settings};
+
+/// Connections that are still open this long after a stop are cut.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// Arguments of `run`.
+#[derive(Args)]
+pub struct RunArguments {
+    /// Configuration file
+    #[arg(long, default_value = "thalweg.yaml")]
+    config: PathBuf,
+    /// Where everything is kept
+    #[arg(long)]
+    data_dir: Option<PathBuf>,
+    /// Address of the REST listener
+    #[arg(long)]
+    listen_rest: Option<String>,
+    /// Address of the gRPC listener
+    #[arg(long)]
+    listen_grpc: Option<String>,
+    /// Address of the operate listener
+    #[arg(long)]
+    listen_operate: Option<String>,
+}
+
+fn engine(error: impl std::fmt::Display) -> Failure {
+    Failure::Engine(format!("error: {error}"))
+}
+
+/// Runs the engine until SIGTERM or SIGINT.
+pub fn run(arguments: &RunArguments) -> Outcome {
+    thalweg::telemetry::init_logging();
+    let mut overlay = Vec::new();
+    for (key, value) in [
+        ("listen.rest", &arguments.listen_rest),
+        ("listen.grpc", &arguments.listen_grpc),
+        ("listen.operate", &arguments.listen_operate),
+    ] {
+        overlay.extend(value.clone().map(|v| (key, v)));
+    }
+    let mut settings = load_settings(&arguments.config, &overlay)?;
+    if let Some(data_dir) = &arguments.data_dir {
+        // Relative to where the command was typed, unlike paths in the file.
+        settings.data_dir.clone_from(data_dir);
+    }
+    let topology =
+        load_definitions(&settings.definitions).map_err(|lines| Failure::Input(lines.join("\n")))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("serving")
+        .enable_all()
+        .build()
+        .map_err(engine)?;
+    let outcome = runtime.block_on(serve(&settings, topology));
+    runtime.shutdown_timeout(Duration::from_millis(500));
+    outcome
+}
+
+async fn serve(settings: &Settings, topology: thalweg::topology::Topology) -> Outcome {
+    let access: Access = Arc::new(OnceLock::new());
+    let (stop, stopped) = watch::channel(false);
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let rest = bind(&settings.listen_rest).await?;
+    let operate = bind(&settings.listen_operate).await?;
+    let grpc = bind(&settings.listen_grpc).await?;
+    let address = |listener: &TcpListener| listener.local_addr().map_err(engine);
+    let (rest_at, operate_at, grpc_at) = (address(&rest)?, address(&operate)?, address(&grpc)?);
+    let mut servers = Vec::new();
+    for (listener, door) in [(rest, Door::Public), (operate, Door::Operate)] {
+        let routes = router(Arc::clone(&access), door, settings.append_body, settings.in_flight);
+        let stopping = stopped.clone();
+        servers.push(tokio::spawn(async move {
+            let ended = axum::serve(listener, routes).with_graceful_shutdown(until(stopping)).await;
+            if let Err(error) = ended {
+                tracing::error!("REST listener: {error}");
+            }
+        }));
+    }
+    let service = grpc_server(Arc::clone(&access), settings.append_body);
+    for name in ["", "thalweg.v1.FeatureService"] {
+        health.set_service_status(name, tonic_health::ServingStatus::NotServing).await;
+    }
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(thalweg::serving::generated::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    let reflection = reflection.build_v1().map_err(engine)?;
+    let stopping = stopped.clone();
+    servers.push(tokio::spawn(async move {
+        let incoming = tonic::transport::server::TcpIncoming::from(grpc).with_nodelay(Some(true));
+        let ended = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(Duration::from_secs(30)))
+            .max_concurrent_streams(1024)
+            .add_service(health_service)
+            .add_service(reflection)
+            .add_service(service)
+            .serve_with_incoming_shutdown(incoming, until(stopping))
+            .await;
+        if let Err(error) = ended {
+            tracing::error!("gRPC listener: {error}");
+        }
+    }));
+    let engine_settings = settings.clone();
+    let started = tokio::task::spawn_blocking(move || {
+        let engine = Engine::start(&engine_settings, topology)?;
+        Ok::<_, thalweg::error::Error>(engine)
+    });
+    let running = started.await.map_err(engine)?.map_err(engine)?;
+    let running = Arc::new(running);
+    // Set before it is ready, so that probes can tell what it waits for.
+    let _ = access.set(Arc::clone(&running.view));
+    let waiting = Arc::clone(&running);
+    let ready = tokio::task::spawn_blocking(move || waiting.wait_ready());
+    tokio::select! {
+        ready = ready => ready.map_err(engine)?.map_err(engine)?,
+        () = signalled() => {}
+    }
+    for name in ["", "thalweg.v1.FeatureService"] {
+        health.set_service_status(name, tonic_health::ServingStatus::Serving).await;
+    }
+    announce(settings, rest_at, grpc_at, operate_at);
+    signalled().await;
+    tracing::info!("stopping");
+    let _ = stop.send(true);
+    for server in servers {
+        let _ = tokio::time::timeout(DRAIN, server).await;
+    }
+    let _ = std::fs::remove_file(endpoints_file(&settings.data_dir));
+    tokio::task::spawn_blocking(move || {
+        // Requests that outlived the drain hold no reference to the engine, only to its view.
+        if let Some(engine) = Arc::into_inner(running) {
+            engine.stop();
+        }
+    })
+    .await
+    .map_err(engine)
+}
+
+async fn bind(address: &str) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address).await.map_err(|e| {
+        Failure::Engine(format!("error: cannot listen on {address}: {e} (choose another port, or 0 for any)"))
+    })
+}
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    // A closed channel means that the process is ending anyway.
+    let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+async fn signalled() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
+
+fn announce(settings: &Settings, rest: SocketAddr, grpc: SocketAddr, operate: SocketAddr) {
+    let line = serde_json::json!({
+        "ready": true,
+        "rest": format!("http://{rest}"),
+        "grpc": grpc.to_string(),
+        "operate": format!("http://{operate}"),
+    });
+    let path = endpoints_file(&settings.data_dir);
+    if let Err(error) = std::fs::write(&path, line.to_string()) {
+        tracing::warn!("{}: {error}", path.display());
+    }
+    println!("{line}");
+}

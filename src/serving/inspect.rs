@@ -1,0 +1,306 @@
+//! What operators look at: partitions, units decoded with their types, records, metrics.
+
+use std::fmt::Write as _;
+
+use serde::Deserialize;
+use serde_json::{Value as Json, json};
+
+use super::view::View;
+use crate::codec::Reason;
+use crate::error::{Error, Result};
+use crate::expr::stats as expr_stats;
+use crate::model::key::{KeyPart, decode_parts, record_key};
+use crate::model::{ScalarType, Value, partition_of, time};
+use crate::operator::{EventBuf, Layout, values};
+use crate::state::{StoredRows, Unit, UnitView, head_key, is_head, split_key, unit_prefix};
+use crate::task::{Task, TaskGroup};
+
+/// Which keys to list.
+#[derive(Debug, Deserialize)]
+pub(super) struct KeysQuery {
+    /// What the first part begins with.
+    #[serde(default)]
+    prefix: String,
+    /// How many at most.
+    #[serde(default = "default_limit")]
+    limit: usize,
+}
+
+fn default_limit() -> usize {
+    100
+}
+
+/// Partitions with their offsets.
+pub(super) fn partitions(view: &View) -> Json {
+    view.health().1["partitions"].clone()
+}
+
+/// What is served, for tools that decode rows by themselves.
+pub(super) fn definitions(view: &View) -> Json {
+    view.topology
+        .groups
+        .iter()
+        .map(|g| {
+            json!({
+                "group": g.name,
+                "version": g.version,
+                "entity": view.topology.entities[g.entity].name,
+                "features": g.features.iter().map(|f| f.name.clone()).collect::<Vec<_>>(),
+            })
+        })
+        .collect()
+}
+
+fn owner<'a>(view: &'a View, group: &str, partition: Option<u32>) -> Result<Vec<(&'a Task, &'a TaskGroup)>> {
+    let plan = view.topology.group(group).ok_or_else(|| Error::not_found(format!("no feature group `{group}`")))?;
+    Ok(view.routes[plan.index]
+        .iter()
+        .map(|i| &*view.tasks[*i])
+        .filter(|t| partition.is_none_or(|p| t.partition == p))
+        .filter_map(|t| Some((t, &t.groups[t.group_slot(plan.index)?])))
+        .collect())
+}
+
+/// Keys of a group, from the store and the cache.
+pub(super) fn keys(view: &View, group: &str, query: &KeysQuery) -> Result<Json> {
+    let mut found: Vec<Json> = Vec::new();
+    for (task, to) in owner(view, group, None)? {
+        let prefix = unit_prefix(to.id, &[]);
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        task.store.scan(&prefix, &mut |key, _| {
+            let is_own = key.starts_with(&prefix);
+            if is_own && is_head(key) {
+                keys.push(key[..key.len() - 1].to_vec());
+            }
+            is_own && keys.len() < query.limit * 4
+        })?;
+        keys.extend(task.state.read().cache.iter().map(|s| s.key.to_vec()).filter(|k| k.starts_with(&prefix)));
+        keys.sort();
+        keys.dedup();
+        for key in keys {
+            let parts = split_key(&key).and_then(|(_, e)| decode_parts(e, &to.group.key_types));
+            let Some(parts) = parts else { continue };
+            if parts.first().is_some_and(|p| p.plain_text().starts_with(&query.prefix)) {
+                found.push(parts.iter().map(Value::to_json).collect());
+            }
+            if found.len() >= query.limit {
+                return Ok(Json::from(found));
+            }
+        }
+    }
+    Ok(Json::from(found))
+}
+
+/// One unit, decoded.
+pub(super) fn key(view: &View, group: &str, parts: &[String]) -> Result<Json> {
+    let plan = view.topology.group(group).ok_or_else(|| Error::not_found(format!("no feature group `{group}`")))?;
+    if parts.len() != plan.key_types.len() {
+        let message = format!("`{group}` has {} key parts, not {}", plan.key_types.len(), parts.len());
+        return Err(Error::invalid(message));
+    }
+    let mut typed = Vec::new();
+    for (text, scalar) in parts.iter().zip(&plan.key_types) {
+        typed.push(match scalar {
+            ScalarType::Int64 => KeyPart::Int(
+                text.parse().map_err(|_| Error::invalid(format!("`{text}` is no int64")))?,
+            ),
+            _ => KeyPart::String(text),
+        });
+    }
+    let (mut routing, mut entity) = (Vec::new(), Vec::new());
+    record_key(&typed, &mut routing);
+    typed.iter().for_each(|p| p.encode(&mut entity));
+    let partition = partition_of(&routing, view.routes[plan.index].len() as u32);
+    let Some((task, to)) = owner(view, group, Some(partition))?.into_iter().next() else {
+        return Err(Error::unavailable("no task holds that partition"));
+    };
+    let prefix = unit_prefix(to.id, &entity);
+    let state = task.state.read();
+    let layout = &to.group.layout;
+    let (is_cached, unit) = match state.cache.get(&prefix) {
+        Some(unit) => (true, unit.clone()),
+        None => match task.store.get(&head_key(&prefix))? {
+            Some(row) => (false, Unit::decode_head(layout, &row)?),
+            None => return Err(Error::not_found(format!("no unit of {parts:?} in `{group}`"))),
+        },
+    };
+    drop(state);
+    describe(task, to, &prefix, &unit, is_cached)
+}
+
+fn describe(task: &Task, to: &TaskGroup, prefix: &[u8], unit: &Unit, is_cached: bool) -> Result<Json> {
+    let layout = &to.group.layout;
+    let rows = StoredRows { store: &*task.store, prefix };
+    let view = UnitView { unit, layout, rows: &rows };
+    let mut entries = Vec::new();
+    for entry in unit.entries() {
+        let mut shown = json!({
+            "row": entry.row,
+            "height": entry.height,
+            "from": time::format_rfc3339(entry.lo.time),
+            "to": time::format_rfc3339(entry.hi.time),
+            "events": entry.events,
+            "partials": partials(layout, &entry.words),
+        });
+        if entry.height == 0 {
+            let page = view.page(entry.row)?;
+            shown["first_event"] = events(layout, &page).first().cloned().unwrap_or(Json::Null);
+            shown["bytes"] = Json::from(page.bytes());
+        }
+        entries.push(shown);
+    }
+    let (ids, id_rows) = unit.id_counts();
+    let head = unit.encode_head(layout).len();
+    Ok(json!({
+        "task": task.name,
+        "next_offset": unit.next_offset,
+        "row_clock": time::format_rfc3339(unit.row_clock),
+        "newest_event_time": time::format_rfc3339(unit.newest),
+        "cached": is_cached,
+        "dirty_from": unit.dirty_from,
+        "head_bytes": head,
+        "memory_bytes": unit.bytes(),
+        "events": unit.events(layout),
+        "event_ids": ids,
+        "event_id_rows": id_rows,
+        "accumulated": unit.base().map(|b| json!({
+            "events": b.count,
+            "from": time::format_rfc3339(b.oldest),
+            "to": time::format_rfc3339(b.newest),
+            "partials": partials(layout, &b.words),
+        })),
+        "tail": events(layout, unit.tail()),
+        "rows": entries,
+    }))
+}
+
+fn events(layout: &Layout, buf: &EventBuf) -> Vec<Json> {
+    (0..buf.len(layout))
+        .map(|i| {
+            let event = buf.get(layout, i);
+            let order = event.order();
+            let columns: Vec<Json> = (0..layout.columns.len())
+                .map(|c| if event.has_value(c) { event.value(c).to_json() } else { Json::Null })
+                .collect();
+            let flags: Vec<bool> = (0..layout.flags).map(|f| event.has_flag(f)).collect();
+            json!({
+                "event_time": time::format_rfc3339(event.time()),
+                "partition": order.partition(),
+                "offset": order.offset(),
+                "columns": columns,
+                "flags": flags,
+            })
+        })
+        .collect()
+}
+
+fn partials(layout: &Layout, words: &[u64]) -> Json {
+    layout
+        .series
+        .iter()
+        .map(|s| json!({ "column": s.column, "flag": s.flag, "count": words[s.count_at] }))
+        .collect()
+}
+
+/// Records of a topic.
+pub(super) fn log(view: &View, topic: &str, partition: u32, from: u64, count: usize) -> Result<Json> {
+    let partitions = view.log.partitions(topic).ok_or_else(|| Error::not_found(format!("no topic `{topic}`")))?;
+    if partition >= partitions {
+        return Err(Error::invalid(format!("topic `{topic}` has {partitions} partitions")));
+    }
+    let mut at = from.max(view.log.start_offset(topic, partition));
+    let mut records = Vec::new();
+    while records.len() < count {
+        let batches = view.log.read(topic, partition, at, 1 << 20)?;
+        if batches.is_empty() {
+            break;
+        }
+        for batch in &batches {
+            for record in batch.records().filter(|r| r.offset >= at) {
+                if records.len() < count {
+                    let owned = record.to_record();
+                    let headers: Vec<Json> = owned
+                        .headers
+                        .iter()
+                        .map(|(n, v)| json!([n, String::from_utf8_lossy(v)]))
+                        .collect();
+                    let text = |b: Option<&[u8]>| b.map(|b| String::from_utf8_lossy(b).into_owned());
+                    records.push(json!({
+                        "offset": record.offset,
+                        "timestamp": time::format_rfc3339(record.time),
+                        "key": text(record.key),
+                        "value": text(record.value),
+                        "headers": headers,
+                    }));
+                }
+            }
+            at = batch.next_offset();
+        }
+    }
+    Ok(Json::from(records))
+}
+
+/// All metrics: those of the process, and those that are counts of the log.
+pub(super) fn metrics(view: &View) -> String {
+    let mut out = view.metrics.encode();
+    let p = "feature_pipeline";
+    let mut family = |name: &str, kind: &str, help: &str, rows: Vec<(String, f64)>| {
+        let suffix = if kind == "counter" { "_total" } else { "" };
+        let _ = writeln!(out, "# HELP {p}_{name} {help}.\n# TYPE {p}_{name} {kind}");
+        for (labels, value) in rows {
+            let _ = writeln!(out, "{p}_{name}{suffix}{{{labels}}} {value}");
+        }
+    };
+    let sources: Vec<_> =
+        view.topology.sources.iter().map(|s| (s, view.source_counts(s.index))).collect();
+    let mut processed = Vec::new();
+    let mut refused = Vec::new();
+    let mut late = Vec::new();
+    for (source, counts) in &sources {
+        let dead: u64 = counts.dead_lettered.iter().sum();
+        for (status, n) in [("accepted", counts.accepted), ("late", counts.late), ("ignored", counts.ignored), ("dead_lettered", dead)] {
+            processed.push((format!("source=\"{}\",status=\"{status}\"", source.name), n as f64));
+        }
+        for (reason, name) in Reason::NAMES.iter().filter(|(r, _)| *r != Reason::Late) {
+            let n = counts.dead_lettered[*reason as usize];
+            refused.push((format!("source=\"{}\",reason=\"{name}\"", source.name), n as f64));
+        }
+        late.push((format!("source=\"{}\"", source.name), counts.late as f64));
+    }
+    family("events_processed", "counter", "Records by outcome", processed);
+    family("feature_validation_errors", "counter", "Dead letters by reason", refused.clone());
+    family("dead_letters", "counter", "Dead letters by reason", refused);
+    family("late_events", "counter", "Events behind grace", late);
+    let mut groups = Vec::new();
+    let (mut rows, mut bytes) = (Vec::new(), Vec::new());
+    for group in &view.topology.groups {
+        let (counts, n, size) = view.group_counts(group.index);
+        for (outcome, n) in [("applied", counts.applied), ("duplicate", counts.duplicate), ("filtered", counts.filtered), ("no_entity", counts.no_entity)] {
+            groups.push((format!("group=\"{}\",outcome=\"{outcome}\"", group.name), n as f64));
+        }
+        rows.push((format!("group=\"{}\"", group.name), n as f64));
+        bytes.push((format!("group=\"{}\"", group.name), size as f64));
+    }
+    family("group_events", "counter", "Accepted events by what the group made of them", groups);
+    family("state_rows", "gauge", "Units in the state", rows);
+    family("state_bytes", "gauge", "Bytes of the stores that hold the group", bytes);
+    let by_task = |of: &dyn Fn(&Task) -> f64| -> Vec<(String, f64)> {
+        let label = |t: &Task| format!("topic=\"{}\",partition=\"{}\"", t.topic, t.partition);
+        view.tasks.iter().map(|t| (label(t), of(t))).collect()
+    };
+    let ordering = std::sync::atomic::Ordering::Relaxed;
+    family("lag_records", "gauge", "Records that wait to be applied", by_task(&|t| {
+        view.log.end_offset(&t.topic, t.partition).saturating_sub(t.state.read().applied) as f64
+    }));
+    family("checkpoint_age_seconds", "gauge", "Time since the last commit", by_task(&|t| t.checkpoint_age().as_secs_f64()));
+    family("barrier_distance_records", "gauge", "Records that a restart would redo", by_task(&|t| {
+        t.committed.load(ordering).saturating_sub(t.barrier.load(ordering)) as f64
+    }));
+    family("cached_units_bytes", "gauge", "Memory of cached units", by_task(&|t| t.state.read().cache.bytes() as f64));
+    let causes = expr_stats::CAUSES.iter();
+    let nulls = causes.map(|(c, n)| (format!("cause=\"{n}\""), expr_stats::count(*c) as f64)).collect();
+    family("expression_null", "counter", "Expression results that became null", nulls);
+    family("overflow", "counter", "Integer sums outside int64", vec![(String::new(), values::overflows() as f64)]);
+    out.push_str("# EOF\n");
+    out
+}

@@ -1,0 +1,429 @@
+//! A lookup: names and keys in, columns out. The same for REST, gRPC and tests.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::catalog::{Needs, Wanted, resolve};
+use super::compute::{Cell, Status, cell, degraded, on_demand};
+use super::view::View;
+use crate::config::definitions::NowRule;
+use crate::error::{Error, ErrorKind, Result};
+use crate::expr::{Val, nearest};
+use crate::model::key::{KEY_BYTES_MAX, KeyPart, record_key};
+use crate::model::{Millis, Positions, ScalarType, Value, partition_of};
+use crate::task::{Status as TaskStatus, UnitAnswer, UnitRead};
+use crate::topology::{Group, Input};
+
+/// What is asked.
+#[derive(Clone, Debug, Default)]
+pub struct LookupRequest {
+    /// `group:feature`, in the order of the answer.
+    pub features: Vec<String>,
+    /// Values of join keys, all lists of one length.
+    pub entities: BTreeMap<String, Vec<Value>>,
+    /// Values for on-demand features.
+    pub request: BTreeMap<String, Vec<Value>>,
+    /// Read times: none, one for all rows, or one per row.
+    pub as_of: Vec<Millis>,
+    /// Positions that the values must contain.
+    pub min_positions: Positions,
+    /// How long to wait for them.
+    pub wait: Option<Duration>,
+    /// `group:name` instead of `name`.
+    pub full_feature_names: bool,
+    /// Whether the number of entities is not limited.
+    pub is_batch: bool,
+    /// Read times that an earlier part of the same request was given, by group.
+    pub group_nows: BTreeMap<String, Millis>,
+}
+
+/// What is answered.
+#[derive(Clone, Debug, Default)]
+pub struct LookupResponse {
+    /// Join keys, then features.
+    pub names: Vec<String>,
+    /// One column per name, one cell per row.
+    pub columns: Vec<Vec<Cell>>,
+    /// Positions by group and partition.
+    pub positions: Vec<(String, u32, Positions)>,
+    /// Read times by group, where the request gave none.
+    pub as_of: BTreeMap<String, Millis>,
+}
+
+/// The longest wait for positions, and the wait when the request names none.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+const WAIT_DEFAULT: Duration = Duration::from_secs(1);
+
+impl View {
+    /// Answers `request`.
+    ///
+    /// # Errors
+    /// The caller's mistakes, positions that are not reached, an engine that is not ready.
+    pub fn lookup(&self, request: &LookupRequest) -> Result<LookupResponse> {
+        self.check_ready()?;
+        Lookup::plan(self, request)?.run()
+    }
+}
+
+struct Lookup<'a> {
+    view: &'a View,
+    request: &'a LookupRequest,
+    wanted: Vec<Wanted>,
+    names: Vec<String>,
+    needs: Needs,
+    rows: usize,
+    /// Values of needed request values, by their index in `needs.request`.
+    request_values: Vec<Vec<Value>>,
+}
+
+/// Cells of the features of one group, by row and by feature.
+type GroupCells = BTreeMap<(usize, usize), Vec<Cell>>;
+
+impl<'a> Lookup<'a> {
+    fn plan(view: &'a View, request: &'a LookupRequest) -> Result<Self> {
+        let topology = &view.topology;
+        let too_large = |what: &str, found: usize, most: usize| {
+            let message = format!("{found} {what}, and at most {most} are allowed");
+            Error::new(ErrorKind::TooLarge, message).with_hint("split the request")
+        };
+        if request.features.is_empty() {
+            return Err(Error::invalid("`features` is empty; expected at least one `group:feature`"));
+        }
+        if request.features.len() > view.limits.request_features {
+            return Err(too_large("features", request.features.len(), view.limits.request_features));
+        }
+        let rows = row_count(request)?;
+        if rows > view.limits.request_entities && !request.is_batch {
+            return Err(too_large("entities", rows, view.limits.request_entities));
+        }
+        if request.as_of.len() > 1 && request.as_of.len() != rows {
+            let message = format!("`as_of` has {} times for {rows} rows; expected none, one, or one per row", request.as_of.len());
+            return Err(Error::invalid(message));
+        }
+        if request.wait.is_some_and(|w| w > WAIT_MAX) {
+            return Err(Error::invalid("`wait` is over 30 s; expected at most 30s"));
+        }
+        let wanted = request
+            .features
+            .iter()
+            .map(|name| resolve(topology, name))
+            .collect::<Result<Vec<_>>>()?;
+        let needs = Needs::of(topology, &wanted);
+        for name in request.entities.keys() {
+            let mut known = topology.entities.iter().flat_map(|e| e.keys.iter().map(|(n, _)| n.as_str()));
+            if !known.clone().any(|k| k == name) {
+                let hint = nearest(name, &mut known).map_or_else(String::new, |n| format!("did you mean `{n}`?"));
+                return Err(Error::invalid(format!("`{name}` is no join key of any entity")).with_hint(hint));
+            }
+        }
+        let names = names(request, &wanted)?;
+        let mut lookup = Self { view, request, wanted, names, needs, rows, request_values: Vec::new() };
+        lookup.check_entities()?;
+        lookup.request_values = lookup.typed_request_values()?;
+        Ok(lookup)
+    }
+
+    /// Every needed join key is there, with values of its type.
+    fn check_entities(&self) -> Result<()> {
+        for (group, _) in &self.needs.groups {
+            let group = &self.view.topology.groups[*group];
+            for (name, scalar) in &self.view.topology.entities[group.entity].keys {
+                let values = self.request.entities.get(name).ok_or_else(|| {
+                    Error::invalid(format!("`entities` lacks join key `{name}` of group `{}`", group.name))
+                })?;
+                let is_typed = |v: &Value| match (v, scalar) {
+                    (Value::String(_), ScalarType::String) | (Value::Int(_), ScalarType::Int64) => true,
+                    (Value::Float(x), ScalarType::Int64) => x.fract() == 0.0 && x.abs() < 9e15,
+                    _ => false,
+                };
+                if let Some(row) = values.iter().position(|v| !is_typed(v)) {
+                    let message = format!("value {row} of join key `{name}` is no {}", scalar.name());
+                    return Err(Error::invalid(message));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn typed_request_values(&self) -> Result<Vec<Vec<Value>>> {
+        let declared = &self.view.topology.request;
+        for name in self.request.request.keys() {
+            if !declared.iter().any(|(n, _)| n == name) {
+                let hint = nearest(name, declared.iter().map(|(n, _)| n.as_str()));
+                let hint = hint.map_or_else(String::new, |n| format!("did you mean `{n}`?"));
+                return Err(Error::invalid(format!("`{name}` is no declared request value")).with_hint(hint));
+            }
+        }
+        self.needs
+            .request
+            .iter()
+            .map(|index| {
+                let (name, scalar) = &declared[*index];
+                let values = self.request.request.get(name).ok_or_else(|| {
+                    Error::invalid(format!("`request` lacks `{name}`, which a requested feature needs"))
+                })?;
+                values
+                    .iter()
+                    .map(|value| typed(value, *scalar))
+                    .collect::<Option<Vec<Value>>>()
+                    .ok_or_else(|| {
+                        Error::invalid(format!("request value `{name}` is no {}", scalar.name()))
+                    })
+            })
+            .collect()
+    }
+
+    fn run(self) -> Result<LookupResponse> {
+        let view = self.view;
+        let nows = self.nows();
+        let placed = self.place();
+        let mut tasks: Vec<usize> = placed.iter().flatten().map(|p| p.task).collect();
+        tasks.sort_unstable();
+        tasks.dedup();
+        if !self.request.min_positions.is_empty() {
+            let wait = self.request.wait.unwrap_or(WAIT_DEFAULT);
+            view.await_positions(&tasks, &self.request.min_positions, wait)?;
+        }
+        let mut cells = GroupCells::new();
+        for (group, features) in &self.needs.groups {
+            for feature in features {
+                let plan = &view.topology.groups[*group].features[*feature];
+                cells.insert((*group, *feature), vec![degraded(plan); self.rows]);
+            }
+        }
+        let mut positions = Vec::new();
+        for task in tasks {
+            self.read_task(task, &placed, &nows, &mut cells, &mut positions)?;
+        }
+        let computed = self.compute(&cells);
+        let mut response = LookupResponse { names: self.names.clone(), positions, ..LookupResponse::default() };
+        if self.request.as_of.is_empty() {
+            for ((group, _), now) in self.needs.groups.iter().zip(&nows) {
+                let name = view.topology.groups[*group].name.clone();
+                response.as_of.insert(name, now.first().copied().unwrap_or(0));
+            }
+        }
+        for values in self.request.entities.values() {
+            let cell = |v: &Value| Cell { value: v.clone(), status: Status::Present, timestamp: 0 };
+            response.columns.push(values.iter().map(cell).collect());
+        }
+        for wanted in &self.wanted {
+            response.columns.push(match wanted {
+                Wanted::Feature(group, feature) => cells[&(*group, *feature)].clone(),
+                Wanted::OnDemand(index) => computed[index].clone(),
+            });
+        }
+        Ok(response)
+    }
+
+    /// Read time of every row, by needed group.
+    fn nows(&self) -> Vec<Vec<Millis>> {
+        let wall = self.view.clock.now();
+        self.needs
+            .groups
+            .iter()
+            .map(|(group, _)| {
+                let group = &self.view.topology.groups[*group];
+                match self.request.as_of[..] {
+                    [] => {
+                        let given = self.request.group_nows.get(&group.name);
+                        if let Some(now) = given {
+                            return vec![*now; self.rows.max(1)];
+                        }
+                        let now = match group.now {
+                            NowRule::Wall => wall,
+                            NowRule::Stream => self.view.source_stream_time(group).unwrap_or(0),
+                        };
+                        vec![now; self.rows.max(1)]
+                    }
+                    [one] => vec![one; self.rows.max(1)],
+                    _ => self.request.as_of.clone(),
+                }
+            })
+            .collect()
+    }
+
+    /// Task and key of every row, by needed group.
+    fn place(&self) -> Vec<Vec<Placed>> {
+        self.needs.groups.iter().map(|(group, _)| self.place_group(*group)).collect()
+    }
+
+    fn place_group(&self, group: usize) -> Vec<Placed> {
+        let plan: &Group = &self.view.topology.groups[group];
+        let routes = &self.view.routes[group];
+        let columns: Vec<&Vec<Value>> = self.view.topology.entities[plan.entity]
+            .keys
+            .iter()
+            .map(|(name, _)| &self.request.entities[name])
+            .collect();
+        (0..self.rows)
+            .map(|row| {
+                let parts: Vec<KeyPart<'_>> = columns
+                    .iter()
+                    .map(|values| match &values[row] {
+                        Value::String(s) => KeyPart::String(s),
+                        Value::Int(n) => KeyPart::Int(*n),
+                        Value::Float(x) => KeyPart::Int(*x as i64),
+                        _ => KeyPart::Int(0),
+                    })
+                    .collect();
+                let mut bytes = Vec::new();
+                record_key(&parts, &mut bytes);
+                let task = routes[partition_of(&bytes, routes.len() as u32) as usize];
+                let mut entity = Vec::new();
+                for part in &parts {
+                    part.encode(&mut entity);
+                }
+                let is_entity = parts.iter().all(|p| !matches!(p, KeyPart::String(s) if s.len() > KEY_BYTES_MAX));
+                Placed { task, entity, is_entity }
+            })
+            .collect()
+    }
+
+    /// Reads everything that one task has, at one point of its input.
+    fn read_task(
+        &self,
+        index: usize,
+        placed: &[Vec<Placed>],
+        nows: &[Vec<Millis>],
+        cells: &mut GroupCells,
+        positions: &mut Vec<(String, u32, Positions)>,
+    ) -> Result<()> {
+        let task = &self.view.tasks[index];
+        if task.status() == TaskStatus::Failed {
+            return Ok(());
+        }
+        let mut reads = Vec::new();
+        let mut origins = Vec::new();
+        for (need, (group, features)) in self.needs.groups.iter().enumerate() {
+            let Some(slot) = task.group_slot(*group) else { continue };
+            for (row, place) in placed[need].iter().enumerate().filter(|(_, p)| p.task == index) {
+                if !place.is_entity {
+                    self.fill(*group, features, row, &UnitAnswer::default(), nows[need][row], cells);
+                    continue;
+                }
+                reads.push(UnitRead { slot, entity: &place.entity, features, now: nows[need][row] });
+                origins.push((need, row));
+            }
+        }
+        let (answers, at) = task.read(&reads)?;
+        for (answer, (need, row)) in answers.iter().zip(&origins) {
+            let (group, features) = &self.needs.groups[*need];
+            self.view.metrics.cache_read(answer.is_cached);
+            self.fill(*group, features, *row, answer, nows[*need][*row], cells);
+        }
+        let mut groups: Vec<usize> = origins.iter().map(|(need, _)| self.needs.groups[*need].0).collect();
+        groups.dedup();
+        for group in groups {
+            let name = self.view.topology.groups[group].name.clone();
+            positions.push((name, task.partition, at.clone()));
+        }
+        Ok(())
+    }
+
+    fn fill(
+        &self,
+        group: usize,
+        features: &[usize],
+        row: usize,
+        unit: &UnitAnswer,
+        now: Millis,
+        cells: &mut GroupCells,
+    ) {
+        let plan = &self.view.topology.groups[group];
+        for (i, feature) in features.iter().enumerate() {
+            if let Some(column) = cells.get_mut(&(group, *feature)) {
+                column[row] = cell(&plan.features[*feature], unit, unit.answers.get(i), now);
+            }
+        }
+    }
+
+    /// Columns of needed on-demand features.
+    fn compute(&self, cells: &GroupCells) -> BTreeMap<usize, Vec<Cell>> {
+        let mut computed: BTreeMap<usize, Vec<Cell>> = BTreeMap::new();
+        for index in &self.needs.on_demand {
+            let feature = &self.view.topology.on_demand[*index];
+            let column = (0..self.rows)
+                .map(|row| {
+                    let mut inputs: Vec<&Cell> = Vec::new();
+                    let mut values: Vec<Val<'_>> = Vec::new();
+                    for input in &feature.inputs {
+                        let cell = match input {
+                            Input::Feature(group, f) => &cells[&(*group, *f)][row],
+                            Input::OnDemand(other) => &computed[other][row],
+                            Input::Request(value) => {
+                                let at = self.needs.request.iter().position(|r| r == value);
+                                let at = at.expect("needs list every request value");
+                                values.push(Val::of(&self.request_values[at][row]));
+                                continue;
+                            }
+                        };
+                        inputs.push(cell);
+                        values.push(Val::of(&cell.value));
+                    }
+                    on_demand(feature, &inputs, &values)
+                })
+                .collect();
+            computed.insert(*index, column);
+        }
+        computed
+    }
+}
+
+struct Placed {
+    task: usize,
+    entity: Vec<u8>,
+    is_entity: bool,
+}
+
+/// Number of rows: the length of every list.
+fn row_count(request: &LookupRequest) -> Result<usize> {
+    let mut lists = request.entities.iter().chain(&request.request);
+    let rows = request.entities.values().next().map_or(0, Vec::len);
+    match lists.find(|(_, values)| values.len() != rows) {
+        Some((name, values)) => {
+            let message = format!("`{name}` has {} values, and another list {rows}; expected lists of one length", values.len());
+            Err(Error::invalid(message))
+        }
+        None => Ok(rows),
+    }
+}
+
+/// Names of the answer; short names must not clash.
+fn names(request: &LookupRequest, wanted: &[Wanted]) -> Result<Vec<String>> {
+    let mut names: Vec<String> = request.entities.keys().cloned().collect();
+    let keys = names.len();
+    for (i, full) in request.features.iter().enumerate() {
+        if request.full_feature_names {
+            names.push(full.clone());
+            continue;
+        }
+        let short = full.split_once(':').map_or(full.as_str(), |(_, name)| name);
+        let clash = names.iter().position(|n| n == short);
+        if clash.is_some_and(|at| at < keys || wanted[at - keys] != wanted[i]) {
+            return Err(Error::invalid(format!("more than one result would be named `{short}`"))
+                .with_hint("ask with full_feature_names: true"));
+        }
+        names.push(short.to_owned());
+    }
+    Ok(names)
+}
+
+/// A request value as its declared type.
+fn typed(value: &Value, scalar: ScalarType) -> Option<Value> {
+    match (scalar, value) {
+        (ScalarType::String, Value::String(_))
+        | (ScalarType::Bool, Value::Bool(_))
+        | (ScalarType::Int64, Value::Int(_))
+        | (ScalarType::Timestamp, Value::Timestamp(_)) => Some(value.clone()),
+        (ScalarType::Float64, Value::Float(x)) => Some(Value::Float(*x + 0.0)),
+        (ScalarType::Float64, Value::Int(n)) => Some(Value::Float(*n as f64)),
+        (ScalarType::Int64, Value::Float(x)) if x.fract() == 0.0 && x.abs() < 9e15 => {
+            Some(Value::Int(*x as i64))
+        }
+        (ScalarType::Timestamp, Value::String(text)) => {
+            crate::model::time::parse_rfc3339(text, None).map(Value::Timestamp)
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,25 @@
+//! Answers: lookups, appends, health, statistics, over REST and gRPC. Never writes state.
+
+mod catalog;
+mod compute;
+#[cfg(feature = "serving")]
+pub mod generated;
+#[cfg(feature = "serving")]
+mod grpc;
+#[cfg(feature = "serving")]
+mod inspect;
+mod lookup;
+#[cfg(feature = "serving")]
+mod rest;
+#[cfg(feature = "serving")]
+mod rest_lookup;
+mod stats;
+mod view;
+
+pub use compute::{Cell, Status};
+#[cfg(feature = "serving")]
+pub use grpc::grpc_server;
+pub use lookup::{LookupRequest, LookupResponse};
+#[cfg(feature = "serving")]
+pub use rest::{Access, Door, router};
+pub use view::{Limits, View};

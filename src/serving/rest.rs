@@ -1,0 +1,299 @@
+//! The REST routes (SEMANTICS §8).
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::{Body, Bytes, to_bytes};
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use serde_json::{json, value::RawValue};
+
+use super::inspect;
+use super::rest_lookup;
+use super::view::View;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The view, once there is one: listeners are bound before the engine is ready.
+pub type Access = Arc<OnceLock<Arc<View>>>;
+
+/// Which listener a router is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// Lookups and appends.
+    Public,
+    /// Inspection and all that changes something beside appends.
+    Operate,
+}
+
+#[derive(Clone)]
+struct Shared {
+    access: Access,
+    body_max: usize,
+    in_flight_max: usize,
+    in_flight: Arc<AtomicUsize>,
+}
+
+/// The routes of a listener.
+pub fn router(access: Access, door: Door, body_max: usize, in_flight_max: usize) -> Router {
+    let shared = Shared { access, body_max, in_flight_max, in_flight: Arc::default() };
+    let mut routes = Router::new()
+        .route("/v1/health", get(health))
+        .route("/v1/metrics", get(metrics))
+        .route("/v1/stats", get(stats))
+        .route("/startupz", get(startupz))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz));
+    routes = match door {
+        Door::Public => routes
+            .route("/v1/events/{topic}", post(append))
+            .route("/v1/features/online", post(online)),
+        Door::Operate => routes
+            .route("/v1/inspect/partitions", get(inspect_partitions))
+            .route("/v1/inspect/definitions", get(inspect_definitions))
+            .route("/v1/inspect/keys/{group}", get(inspect_keys))
+            .route("/v1/inspect/key/{group}", post(inspect_key))
+            .route("/v1/inspect/log/{topic}/{partition}/{from}/{count}", get(inspect_log)),
+    };
+    routes
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(middleware::from_fn_with_state(shared.clone(), bounded))
+        .with_state(shared)
+}
+
+/// HTTP status and code of an error.
+fn status_of(kind: ErrorKind) -> (StatusCode, &'static str) {
+    match kind {
+        ErrorKind::Invalid => (StatusCode::BAD_REQUEST, "INVALID_ARGUMENT"),
+        ErrorKind::NotFound => (StatusCode::NOT_FOUND, "NOT_FOUND"),
+        ErrorKind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "TOO_LARGE"),
+        ErrorKind::Exhausted => (StatusCode::TOO_MANY_REQUESTS, "RESOURCE_EXHAUSTED"),
+        ErrorKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+        ErrorKind::NotYetApplied => (StatusCode::SERVICE_UNAVAILABLE, "NOT_YET_APPLIED"),
+        ErrorKind::Corrupted | ErrorKind::Internal => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL")
+        }
+    }
+}
+
+fn failure(status: StatusCode, code: &str, message: &str, hint: &str) -> Response {
+    let body = json!({ "error": { "code": code, "message": message, "hint": hint } });
+    (status, axum::Json(body)).into_response()
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        let (status, code) = status_of(self.kind);
+        failure(status, code, &self.message, &self.hint)
+    }
+}
+
+/// Bounds the number of requests at once, and counts all of them.
+async fn bounded(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    let route = request
+        .extensions()
+        .get::<axum::extract::MatchedPath>()
+        .map_or("none", |p| p.as_str())
+        .to_owned();
+    let under_way = shared.in_flight.fetch_add(1, Ordering::Relaxed);
+    let guard = InFlight(Arc::clone(&shared.in_flight));
+    let response = if under_way >= shared.in_flight_max {
+        let message = format!("{under_way} requests are under way");
+        Error::new(ErrorKind::Exhausted, message).with_hint("try again after a pause").into_response()
+    } else {
+        next.run(request).await
+    };
+    drop(guard);
+    if let Some(view) = shared.access.get() {
+        view.metrics.request(&route, response.status().as_str());
+    }
+    response
+}
+
+/// A request that is counted as long as it lives, also when its caller goes away.
+struct InFlight(Arc<AtomicUsize>);
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Shared {
+    fn view(&self) -> Result<Arc<View>> {
+        let starting = || Error::unavailable("the engine is starting").with_hint("try again in a moment");
+        self.access.get().cloned().ok_or_else(starting)
+    }
+
+    async fn body(&self, body: Body) -> Result<Bytes> {
+        to_bytes(body, self.body_max).await.map_err(|_| {
+            let message = format!("the body is over {} bytes", self.body_max);
+            Error::new(ErrorKind::TooLarge, message).with_hint("send it in parts")
+        })
+    }
+}
+
+async fn no_route(uri: Uri) -> Response {
+    let message = format!("no route {}", uri.path());
+    Error::not_found(message).with_hint("lookups are POST /v1/features/online").into_response()
+}
+
+async fn no_method(method: Method, uri: Uri) -> Response {
+    let message = format!("{} does not take {method}", uri.path());
+    failure(StatusCode::METHOD_NOT_ALLOWED, "METHOD_NOT_ALLOWED", &message, "")
+}
+
+/// Runs work that may wait for the disk or for positions.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|e| Err(Error::internal(format!("a request has panicked: {e}"))))
+}
+
+async fn append(
+    State(shared): State<Shared>,
+    Path(topic): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response> {
+    let view = shared.view()?;
+    let is_lines = is_ndjson(&headers);
+    let body = shared.body(body).await?;
+    let Some(is_lines) = is_lines else {
+        return Ok(failure(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "UNSUPPORTED_MEDIA_TYPE",
+            "the content type is neither application/json nor application/x-ndjson",
+            "send a JSON array as application/json, or one event per line as application/x-ndjson",
+        ));
+    };
+    let (appended, positions) = blocking(move || {
+        let payloads = if is_lines { lines(&body) } else { elements(&body)? };
+        let appended = payloads.len();
+        Ok((appended, view.append(&topic, payloads)?))
+    })
+    .await?;
+    let positions = rest_lookup::positions_json(&positions);
+    Ok(axum::Json(json!({ "appended": appended, "positions": positions })).into_response())
+}
+
+/// Whether the body is NDJSON rather than a JSON array; `None`: neither.
+fn is_ndjson(headers: &HeaderMap) -> Option<bool> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Some(false) };
+    let essence = value.to_str().ok()?.split(';').next()?.trim().to_ascii_lowercase();
+    match essence.as_str() {
+        "application/x-ndjson" => Some(true),
+        "application/json" => Some(false),
+        _ => None,
+    }
+}
+
+/// Lines that are not blank.
+fn lines(body: &[u8]) -> Vec<Vec<u8>> {
+    body.split(|b| *b == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+        .filter(|line| !line.trim_ascii().is_empty())
+        .map(<[u8]>::to_vec)
+        .collect()
+}
+
+/// Elements of a JSON array, as they were written.
+fn elements(body: &[u8]) -> Result<Vec<Vec<u8>>> {
+    let items: Vec<&RawValue> = serde_json::from_slice(body)
+        .map_err(|e| Error::invalid(format!("the body is no JSON array: {e}")))?;
+    Ok(items.into_iter().map(|item| item.get().as_bytes().to_vec()).collect())
+}
+
+async fn online(State(shared): State<Shared>, body: Body) -> Result<Response> {
+    let started = Instant::now();
+    let view = shared.view()?;
+    view.check_ready()?;
+    let body = shared.body(body).await?;
+    let request = rest_lookup::parse(&body)?;
+    let may_wait = !request.min_positions.is_empty();
+    let answer = {
+        let view = Arc::clone(&view);
+        let work = move || Ok(rest_lookup::render(&view.lookup(&request)?));
+        // A plain lookup takes microseconds: another thread would cost more than it.
+        if may_wait { blocking(work).await? } else { work()? }
+    };
+    view.metrics.read_latency(started.elapsed());
+    Ok(([(header::CONTENT_TYPE, "application/json")], answer).into_response())
+}
+
+async fn health(State(shared): State<Shared>) -> Result<Response> {
+    let (is_well, body) = shared.view()?.health();
+    let status = if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    Ok((status, axum::Json(body)).into_response())
+}
+
+async fn stats(State(shared): State<Shared>) -> Result<Response> {
+    Ok(axum::Json(shared.view()?.stats()).into_response())
+}
+
+async fn metrics(State(shared): State<Shared>) -> Result<Response> {
+    let text = inspect::metrics(&*shared.view()?);
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
+}
+
+async fn startupz(State(shared): State<Shared>) -> Result<Response> {
+    shared.view()?.check_ready()?;
+    Ok((StatusCode::OK, "started\n").into_response())
+}
+
+async fn livez() -> &'static str {
+    "alive\n"
+}
+
+async fn readyz(State(shared): State<Shared>) -> Result<Response> {
+    let view = shared.view()?;
+    view.check_ready()?;
+    let (is_well, _) = view.health();
+    if is_well {
+        return Ok((StatusCode::OK, "ready\n").into_response());
+    }
+    Err(Error::unavailable("a partition has failed").with_hint("GET /v1/health says which and why"))
+}
+
+async fn inspect_partitions(State(shared): State<Shared>) -> Result<Response> {
+    Ok(axum::Json(inspect::partitions(&*shared.view()?)).into_response())
+}
+
+async fn inspect_definitions(State(shared): State<Shared>) -> Result<Response> {
+    Ok(axum::Json(inspect::definitions(&*shared.view()?)).into_response())
+}
+
+async fn inspect_keys(
+    State(shared): State<Shared>,
+    Path(group): Path<String>,
+    axum::extract::Query(query): axum::extract::Query<inspect::KeysQuery>,
+) -> Result<Response> {
+    let view = shared.view()?;
+    Ok(axum::Json(blocking(move || inspect::keys(&view, &group, &query)).await?).into_response())
+}
+
+async fn inspect_key(
+    State(shared): State<Shared>,
+    Path(group): Path<String>,
+    axum::Json(parts): axum::Json<Vec<String>>,
+) -> Result<Response> {
+    let view = shared.view()?;
+    Ok(axum::Json(blocking(move || inspect::key(&view, &group, &parts)).await?).into_response())
+}
+
+async fn inspect_log(
+    State(shared): State<Shared>,
+    Path((topic, partition, from, count)): Path<(String, u32, u64, usize)>,
+) -> Result<Response> {
+    let view = shared.view()?;
+    let records = blocking(move || inspect::log(&view, &topic, partition, from, count)).await?;
+    Ok(axum::Json(records).into_response())
+}

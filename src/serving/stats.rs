@@ -1,0 +1,120 @@
+//! Counts by source and group, summed over the partitions of this node.
+
+use std::sync::atomic::Ordering;
+
+use serde_json::{Map, Value as Json, json};
+
+use super::view::View;
+use crate::codec::Reason;
+use crate::task::{GroupCounts, SourceCounts, Status, TaskInput};
+
+impl View {
+    /// Counts of source `index`.
+    pub fn source_counts(&self, index: usize) -> SourceCounts {
+        let mut total = SourceCounts::default();
+        for task in &self.tasks {
+            let TaskInput::Topic { sources } = &task.input else { continue };
+            let Some(at) = sources.iter().position(|s| s.index == index) else { continue };
+            let counts = task.state.read().sources[at].counts;
+            total.read += counts.read;
+            total.ignored += counts.ignored;
+            total.accepted += counts.accepted;
+            total.late += counts.late;
+            for (sum, n) in total.dead_lettered.iter_mut().zip(counts.dead_lettered) {
+                *sum += n;
+            }
+        }
+        total
+    }
+
+    /// Counts of group `index`, rows and bytes.
+    pub fn group_counts(&self, index: usize) -> (GroupCounts, u64, u64) {
+        let mut total = GroupCounts::default();
+        let (mut rows, mut bytes) = (0, 0);
+        for task in &self.tasks {
+            let Some(slot) = task.group_slot(index) else { continue };
+            let state = task.state.read();
+            let counts = state.groups[slot];
+            total.no_entity += counts.no_entity;
+            total.filtered += counts.filtered;
+            total.duplicate += counts.duplicate;
+            total.applied += counts.applied;
+            total.entities += counts.entities;
+            if task.groups[slot].is_local {
+                rows += counts.entities;
+                bytes += task.store.disk_bytes();
+            }
+        }
+        (total, rows, bytes)
+    }
+
+    /// `GET /v1/stats`.
+    pub fn stats(&self) -> Json {
+        let mut sources = Map::new();
+        for source in &self.topology.sources {
+            let counts = self.source_counts(source.index);
+            let reasons: Map<String, Json> = Reason::NAMES
+                .iter()
+                .filter(|(reason, _)| *reason != Reason::Late)
+                .map(|(reason, name)| {
+                    ((*name).to_owned(), Json::from(counts.dead_lettered[*reason as usize]))
+                })
+                .collect();
+            let of_source = json!({
+                "read": counts.read,
+                "ignored": counts.ignored,
+                "accepted": counts.accepted,
+                "late": counts.late,
+                "dead_lettered": reasons,
+            });
+            sources.insert(source.name.clone(), of_source);
+        }
+        let mut groups = Map::new();
+        for group in &self.topology.groups {
+            let (counts, rows, bytes) = self.group_counts(group.index);
+            let of_group = json!({
+                "no_entity": counts.no_entity,
+                "filtered": counts.filtered,
+                "duplicate": counts.duplicate,
+                "applied": counts.applied,
+                "entities": counts.entities,
+                "rows": rows,
+                "bytes": bytes,
+            });
+            groups.insert(group.name.clone(), of_group);
+        }
+        json!({ "sources": sources, "groups": groups })
+    }
+
+    /// `GET /v1/health`, and whether all is well.
+    pub fn health(&self) -> (bool, Json) {
+        let mut is_well = true;
+        let partitions: Vec<Json> = self
+            .tasks
+            .iter()
+            .map(|task| {
+                let status = task.status();
+                is_well &= status == Status::Running;
+                let applied = task.state.read().applied;
+                let end = self.log.end_offset(&task.topic, task.partition);
+                let mut partition = json!({
+                    "task": task.name,
+                    "topic": task.topic,
+                    "partition": task.partition,
+                    "state": format!("{status:?}").to_lowercase(),
+                    "lag": end.saturating_sub(applied),
+                    "applied": applied,
+                    "committed": task.committed.load(Ordering::Relaxed),
+                    "redo_from": task.barrier.load(Ordering::Relaxed),
+                    "checkpoint_age_seconds": task.checkpoint_age().as_secs_f64(),
+                });
+                if let Some(why) = task.failure() {
+                    partition["failure"] = Json::from(why);
+                }
+                partition
+            })
+            .collect();
+        let status = if is_well { "ok" } else { "unavailable" };
+        (is_well, json!({ "status": status, "partitions": partitions }))
+    }
+}

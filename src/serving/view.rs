@@ -1,0 +1,178 @@
+//! What serving sees of the engine: the plan, the tasks, the log.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::{Duration, Instant};
+
+use crate::clock::Clock;
+use crate::codec::KeyReader;
+use crate::error::{Error, ErrorKind, Result};
+use crate::expr::nearest;
+use crate::log::{Append, Log};
+use crate::model::{Millis, Positions, Record, partition_of};
+use crate::task::{Status, Task, TaskInput};
+use crate::telemetry::Metrics;
+use crate::topology::{Group, Topology};
+
+/// Limits of requests.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes of a body.
+    pub append_body: usize,
+    /// Entities of a lookup.
+    pub request_entities: usize,
+    /// Features of a lookup.
+    pub request_features: usize,
+    /// Requests at once.
+    pub in_flight: usize,
+}
+
+/// What serving sees of the engine.
+pub struct View {
+    /// The plan.
+    pub topology: Arc<Topology>,
+    /// All tasks of this node.
+    pub tasks: Vec<Arc<Task>>,
+    /// The log.
+    pub log: Arc<dyn Log>,
+    /// The time of day.
+    pub clock: Arc<dyn Clock>,
+    /// Limits of requests.
+    pub limits: Limits,
+    /// Requests under way.
+    pub in_flight: AtomicUsize,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
+    /// By group: its tasks by partition, as indices.
+    pub(super) routes: Vec<Vec<usize>>,
+    keys: HashMap<String, Option<KeyReader>>,
+}
+
+impl View {
+    /// A view on `tasks`, which together hold every partition of every group.
+    pub fn new(
+        topology: Arc<Topology>,
+        tasks: Vec<Arc<Task>>,
+        log: Arc<dyn Log>,
+        clock: Arc<dyn Clock>,
+        limits: Limits,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let routes = topology
+            .groups
+            .iter()
+            .map(|group| {
+                let mut owners: Vec<(u32, usize)> = tasks
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, t)| t.group_slot(group.index).is_some_and(|s| t.groups[s].is_local))
+                    .map(|(i, t)| (t.partition, i))
+                    .collect();
+                owners.sort_unstable();
+                owners.into_iter().map(|(_, i)| i).collect()
+            })
+            .collect();
+        let mut keys: HashMap<String, Option<KeyReader>> = HashMap::new();
+        for source in &topology.sources {
+            keys.entry(source.topic.clone()).or_insert_with(|| KeyReader::new(source));
+        }
+        Self { topology, tasks, log, clock, limits, in_flight: AtomicUsize::new(0), metrics, routes, keys }
+    }
+
+    /// Whether every partition gives right answers.
+    ///
+    /// # Errors
+    /// It does not yet.
+    pub fn check_ready(&self) -> Result<()> {
+        let restoring = self.tasks.iter().filter(|t| t.status() == Status::Restoring).count();
+        if restoring == 0 {
+            return Ok(());
+        }
+        let message = format!("{restoring} of {} partitions are being restored", self.tasks.len());
+        Err(Error::unavailable(message).with_hint("try again in a moment"))
+    }
+
+    /// Appends payloads to a topic of a source, each to the partition of its key.
+    ///
+    /// # Errors
+    /// An unknown topic; or nothing was appended.
+    pub fn append(&self, topic: &str, payloads: Vec<Vec<u8>>) -> Result<Positions> {
+        let started = Instant::now();
+        let Some(key_reader) = self.keys.get(topic) else {
+            let hint = nearest(topic, self.keys.keys().map(String::as_str))
+                .map_or_else(String::new, |n| format!("did you mean `{n}`?"));
+            return Err(Error::not_found(format!("no source reads a topic `{topic}`")).with_hint(hint));
+        };
+        let partitions = self.log.partitions(topic).unwrap_or(1);
+        let records = payloads
+            .into_iter()
+            .map(|payload| {
+                let key = key_reader.as_ref().and_then(|reader| reader.read(&payload));
+                let partition = partition_of(key.as_deref().unwrap_or(&payload), partitions);
+                (partition, Record { key, value: Some(payload), headers: Vec::new() })
+            })
+            .collect::<Vec<_>>();
+        let mut positions = Positions::new();
+        if !records.is_empty() {
+            let ends = self.log.append(Append { topic: topic.to_owned(), records })?;
+            positions.insert(topic.to_owned(), ends);
+        }
+        self.metrics.write_latency(started.elapsed());
+        Ok(positions)
+    }
+
+    /// The greatest stream time of the group's source over all of its partitions.
+    pub(super) fn source_stream_time(&self, group: &Group) -> Option<Millis> {
+        self.tasks
+            .iter()
+            .filter_map(|task| {
+                let TaskInput::Topic { sources } = &task.input else { return None };
+                let at = sources.iter().position(|s| s.index == group.source.index)?;
+                task.stream_time(at)
+            })
+            .max()
+    }
+
+    /// Waits until `tasks` contain `wanted`.
+    ///
+    /// # Errors
+    /// They did not within `wait`, or a topic is unknown.
+    pub(super) fn await_positions(
+        &self,
+        tasks: &[usize],
+        wanted: &Positions,
+        wait: Duration,
+    ) -> Result<()> {
+        for topic in wanted.keys() {
+            if !self.keys.contains_key(topic) {
+                return Err(Error::invalid(format!("min_positions names an unknown topic `{topic}`")));
+            }
+        }
+        let deadline = Instant::now() + wait;
+        for index in tasks {
+            let task = &self.tasks[*index];
+            let is_fed = |topic: &str, partition: u32| match &task.input {
+                TaskInput::Topic { .. } => task.topic == topic && task.partition == partition,
+                TaskInput::Repartition => task.groups[0].group.source.topic == topic,
+            };
+            let needed: Vec<(&String, u32, u64)> = wanted
+                .iter()
+                .flat_map(|(topic, by)| by.iter().map(move |(p, next)| (topic, *p, *next)))
+                .filter(|(topic, partition, _)| is_fed(topic, *partition))
+                .collect();
+            let is_reached = task.wait_for(deadline, |state| {
+                let positions = task.positions(state);
+                needed.iter().all(|(topic, partition, next)| {
+                    let found = positions.get(*topic).and_then(|by| by.get(partition));
+                    found.copied().unwrap_or(0) >= *next
+                })
+            });
+            if !is_reached {
+                let message = format!("{} has not applied the demanded positions within the wait", task.name);
+                return Err(Error::new(ErrorKind::NotYetApplied, message).with_hint("read again, or with a longer `wait`"));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,213 @@
+//! Commit of a task (PROTOCOL 12 to 18), in the log's two steps: what goes into the transaction,
+//! and what follows once it is known to be durable.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::barrier::{Barrier, STORE_KEY};
+use super::runner::Runner;
+use super::{Status, TaskInput};
+use crate::codec::repartition::Marker;
+use crate::error::Result;
+use crate::log::{Append, TaskCommit, Transaction};
+use crate::model::{Millis, Record};
+use crate::state::{Batch, head_key, row_key};
+
+/// Bytes of units that memory pressure makes due in one commit.
+const PRESSURE_BYTES: usize = 8 << 20;
+/// Share of the cache that may be dirty.
+const DIRTY_SHARE: usize = 4;
+/// Units that are marked clean under one lock.
+const MARK_CHUNK: usize = 1024;
+
+/// A commit whose outcome is awaited.
+pub struct PendingCommit {
+    rows: Batch,
+    due: Vec<u32>,
+    barrier: Barrier,
+}
+
+impl Runner {
+    /// Whether units have to be written before more may be dirtied.
+    pub fn is_under_pressure(&self) -> bool {
+        let state = self.task.state.read();
+        let units = state.cache.len().max(1);
+        let dirty = state.cache.bytes() / units * self.dirty.len();
+        dirty > self.options.cache_bytes / DIRTY_SHARE
+    }
+
+    /// Whether a commit would change anything. `everything`: all dirty units are due.
+    fn has_work(&self, now: Instant, everything: bool) -> bool {
+        let has_due = self
+            .dirty
+            .front()
+            .is_some_and(|d| everything || now - d.since >= self.half_interval());
+        self.position != self.committed || has_due
+    }
+
+    fn half_interval(&self) -> Duration {
+        self.options.checkpoint_interval / 2
+    }
+
+    /// Steps 13 and 15: captures due units and adds outputs, markers and the barrier record to
+    /// `transaction`. `None` when there is nothing to commit.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn prepare_commit(
+        &mut self,
+        transaction: &mut Transaction,
+        everything: bool,
+    ) -> Result<Option<PendingCommit>> {
+        let now = Instant::now();
+        let sweep = self.sweep()?;
+        if self.task.status() != Status::Running
+            || (!self.has_work(now, everything) && sweep.changes.is_empty())
+        {
+            return Ok(None);
+        }
+        let mut rows = sweep;
+        let due = self.capture(&mut rows, now, everything);
+        let barrier = self.next_barrier();
+        for (topic, records) in self.outputs.drain() {
+            transaction.appends.push(Append { topic, records });
+        }
+        self.add_markers(transaction);
+        transaction.must_sync |= !rows.changes.is_empty();
+        transaction.commits.push(TaskCommit {
+            task: self.task.name.clone(),
+            next_offset: barrier.committed,
+            barrier: barrier.encode(),
+        });
+        rows.put(STORE_KEY.to_vec(), barrier.encode());
+        Ok(Some(PendingCommit { rows, due, barrier }))
+    }
+
+    /// Copies units that are due, oldest first.
+    fn capture(&mut self, rows: &mut Batch, now: Instant, everything: bool) -> Vec<u32> {
+        let half = self.half_interval();
+        let mut pressure = if self.is_under_pressure() { PRESSURE_BYTES } else { 0 };
+        let state = self.task.state.read();
+        let mut due = Vec::new();
+        while let Some(dirty) = self.dirty.front() {
+            let is_due = everything || now - dirty.since >= half;
+            if !is_due && pressure == 0 {
+                break;
+            }
+            let slot = state.cache.slot(dirty.slot);
+            let to = self.task.groups.iter().find(|g| slot.key[1..5] == g.id.to_be_bytes());
+            if let Some(to) = to {
+                let head = slot.unit.encode_head(&to.group.layout);
+                let mut size = head.len();
+                rows.put(head_key(&slot.key), head);
+                let (fresh, dead) = slot.unit.unwritten();
+                for (id, bytes) in fresh {
+                    size += bytes.len();
+                    rows.put(row_key(&slot.key, *id), bytes.to_vec());
+                }
+                for id in dead {
+                    rows.delete(row_key(&slot.key, *id));
+                }
+                pressure = pressure.saturating_sub(size + slot.key.len());
+            }
+            due.push(dirty.slot);
+            self.dirty.pop_front();
+        }
+        due
+    }
+
+    /// B and C of the commit: B is the first offset whose change stays unwritten, rounded down to
+    /// a place whose stream times are known (a lower B only redoes more).
+    fn next_barrier(&mut self) -> Barrier {
+        let committed = self.position;
+        // Units are queued in the order in which they were first changed.
+        let redo_from = self.dirty.front().map_or(committed, |d| d.from);
+        let at_end = self.sources.iter().map(|s| s.stream_time).collect::<Vec<_>>();
+        while self.marks.len() > 1 && self.marks[1].offset <= redo_from {
+            self.marks.pop_front();
+        }
+        let (redo_from, stream_times) = match self.marks.front() {
+            Some(mark) if redo_from < committed && mark.offset <= redo_from => {
+                (mark.offset, mark.stream_times.clone())
+            }
+            _ => (committed, at_end),
+        };
+        if redo_from == committed {
+            self.marks.clear();
+        }
+        let names: Vec<&str> = match &self.task.input {
+            TaskInput::Topic { sources } => sources.iter().map(|s| s.name.as_str()).collect(),
+            TaskInput::Repartition => Vec::new(),
+        };
+        let named = |i: usize| names[i].to_owned();
+        let groups: BTreeMap<String, super::GroupCounts> = self
+            .task
+            .groups
+            .iter()
+            .zip(&self.groups)
+            .map(|(to, counts)| (to.group.name.clone(), *counts))
+            .collect();
+        Barrier {
+            sequence: self.sequence + 1,
+            committed,
+            redo_from,
+            stream_times_at_redo: stream_times.into_iter().enumerate().map(|(i, t)| (named(i), t)).collect(),
+            sources: self.sources.iter().enumerate().map(|(i, s)| (named(i), *s)).collect(),
+            groups,
+            vector: self.vector.clone(),
+            ..Barrier::initial(self.fingerprints.clone())
+        }
+    }
+
+    /// A marker for every partition of every repartition topic that the task feeds (PROTOCOL 41).
+    fn add_markers(&self, transaction: &mut Transaction) {
+        let TaskInput::Topic { sources } = &self.task.input else { return };
+        if self.position == self.committed {
+            return;
+        }
+        for to in self.task.groups.iter().filter(|g| !g.is_local) {
+            let source = sources.iter().position(|s| s.index == to.group.source.index);
+            let stream_time = source.and_then(|i| self.sources[i].stream_time);
+            let marker = Marker {
+                partition: self.task.partition,
+                next_offset: self.position,
+                stream_time: stream_time.unwrap_or(Millis::MIN),
+            };
+            let topic = to.group.repartition_topic(&self.options.app);
+            let count = self.log.partitions(&topic).unwrap_or(0);
+            let record = Record { key: None, value: Some(marker.encode()), headers: Vec::new() };
+            let records = (0..count).map(|p| (p, record.clone())).collect();
+            transaction.appends.push(Append { topic, records });
+        }
+    }
+
+    /// Step 17: the transaction is durable. Hands rows to the store, then lets units go.
+    ///
+    /// # Errors
+    /// The store cannot be written; the task has to be taken over anew.
+    pub fn complete_commit(&mut self, pending: PendingCommit) -> Result<()> {
+        let PendingCommit { rows, due, barrier } = pending;
+        self.task.store.write(rows)?;
+        for chunk in due.chunks(MARK_CHUNK) {
+            let mut state = self.task.state.write();
+            for slot in chunk {
+                state.cache.unit_mut(*slot).mark_written();
+                state.cache.measure(*slot);
+            }
+        }
+        self.committed = barrier.committed;
+        self.sequence = barrier.sequence;
+        let task = &self.task;
+        task.committed.store(barrier.committed, Ordering::Relaxed);
+        task.barrier.store(barrier.redo_from, Ordering::Relaxed);
+        let at = task.started.elapsed().as_millis() as u64;
+        task.checkpoint_at.store(at, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// The task cannot go on.
+    pub fn fail(&self, why: &str) {
+        self.task.fail(why);
+    }
+}

@@ -1,0 +1,321 @@
+//! One partition: its source stages and groups, its state, its commits, its takeover.
+//!
+//! A task is a partition of a topic with everything that reads it directly, or a partition of a
+//! repartitioned group. A worker owns its [`Runner`]; readers share its [`Task`].
+
+mod barrier;
+mod commit;
+mod dead_letter;
+mod read;
+mod restore;
+mod runner;
+mod source_stage;
+mod sweep;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use serde::{Deserialize, Serialize};
+
+use crate::codec::Reason;
+use crate::model::{Millis, Offset, Positions};
+use crate::state::{SharedStore, UnitCache, UnitRules};
+use crate::topology::{Group, Source};
+
+pub use barrier::Barrier;
+pub use read::{UnitAnswer, UnitRead};
+pub use runner::{Runner, RunnerOptions};
+
+/// Counts of a source's records by outcome (SEMANTICS §2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceCounts {
+    /// All records.
+    pub read: u64,
+    /// Ignored tombstones.
+    pub ignored: u64,
+    /// Accepted events.
+    pub accepted: u64,
+    /// Late events.
+    pub late: u64,
+    /// Dead letters by [`Reason`]; `Late` is never counted here.
+    pub dead_lettered: [u64; Reason::NAMES.len()],
+}
+
+/// Counts of a group's events by outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupCounts {
+    /// A part of the key is null.
+    pub no_entity: u64,
+    /// The group's `where` is not true.
+    pub filtered: u64,
+    /// The entity has applied one with its id.
+    pub duplicate: u64,
+    /// Applied.
+    pub applied: u64,
+    /// Units that exist.
+    pub entities: u64,
+}
+
+/// A source stage as far as it has judged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceProgress {
+    /// Greatest advance so far.
+    pub stream_time: Option<Millis>,
+    /// Counts so far.
+    pub counts: SourceCounts,
+    /// Where coverage begins, when the log was cut before its first record was read.
+    pub covered_from: Option<Millis>,
+}
+
+/// How far a source partition is contained in a repartitioned one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Contained {
+    /// Next offset.
+    pub next_offset: Offset,
+    /// Stream time.
+    pub stream_time: Option<Millis>,
+}
+
+/// What readers see, all at one point of the input.
+#[derive(Default)]
+pub struct TaskState {
+    /// Cached units.
+    pub cache: UnitCache,
+    /// Next offset of the input.
+    pub applied: Offset,
+    /// By source of the task.
+    pub sources: Vec<SourceProgress>,
+    /// By group that the task counts for.
+    pub groups: Vec<GroupCounts>,
+    /// Of a repartitioned group: what it contains of each source partition.
+    pub vector: BTreeMap<u32, Contained>,
+}
+
+/// Where a task is in its life.
+///
+/// ```text
+/// Restoring ──► Running
+///     └───────────┴────► Failed
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Replays what was committed; answers nothing.
+    Restoring,
+    /// Answers.
+    Running,
+    /// Stopped by an error that only a person can mend.
+    Failed,
+}
+
+/// What a task reads.
+#[derive(Clone, Debug)]
+pub enum TaskInput {
+    /// A topic, by the sources on it.
+    Topic {
+        /// Sources on the topic.
+        sources: Vec<Arc<Source>>,
+    },
+    /// The repartition topic of the task's only group.
+    Repartition,
+}
+
+/// A group as a task serves it.
+#[derive(Clone, Debug)]
+pub struct TaskGroup {
+    /// The plan.
+    pub group: Arc<Group>,
+    /// What rows of its units begin with.
+    pub id: u32,
+    /// What decides about their layout.
+    pub rules: UnitRules,
+    /// Whether its units are here, rather than behind a repartition topic.
+    pub is_local: bool,
+}
+
+/// A task, as readers and the worker share it.
+pub struct Task {
+    /// Its name, which its commits go by.
+    pub name: String,
+    /// Topic that it reads.
+    pub topic: String,
+    /// Partition that it reads, and is.
+    pub partition: u32,
+    /// See [`TaskInput`].
+    pub input: TaskInput,
+    /// Groups that it serves or feeds.
+    pub groups: Vec<TaskGroup>,
+    /// Its store.
+    pub store: SharedStore,
+    /// Its state; the worker alone writes it.
+    pub state: RwLock<TaskState>,
+    /// Stream time by source, for readers of other tasks; the least number: none.
+    stream_times: Vec<AtomicI64>,
+    status: AtomicU8,
+    failure: Mutex<Option<String>>,
+    changed: (Mutex<()>, Condvar),
+    /// Next offset that is committed.
+    pub committed: AtomicU64,
+    /// Redo start of what the store held when it was last flushed.
+    pub flushed_barrier: AtomicU64,
+    /// Redo start of the last commit.
+    pub barrier: AtomicU64,
+    /// Milliseconds since `started` of the last commit that wrote rows.
+    checkpoint_at: AtomicU64,
+    started: Instant,
+}
+
+/// The id that rows of a group go by: a hash of its name and version.
+pub fn group_id(group: &Group) -> u32 {
+    let name = format!("{}-v{}", group.name, group.version);
+    twox_hash::XxHash3_64::oneshot(name.as_bytes()) as u32
+}
+
+impl Task {
+    /// A task that has restored nothing yet.
+    pub fn new(
+        topic: &str,
+        partition: u32,
+        input: TaskInput,
+        groups: Vec<(Arc<Group>, bool)>,
+        store: SharedStore,
+    ) -> Self {
+        let groups: Vec<TaskGroup> = groups
+            .into_iter()
+            .map(|(group, is_local)| TaskGroup {
+                id: group_id(&group),
+                rules: UnitRules {
+                    horizon: group.horizon,
+                    has_base: group.has_base,
+                    grace: group.source.grace,
+                },
+                group,
+                is_local,
+            })
+            .collect();
+        let sources = match &input {
+            TaskInput::Topic { sources } => sources.len(),
+            TaskInput::Repartition => 0,
+        };
+        let state = TaskState {
+            sources: vec![SourceProgress::default(); sources],
+            groups: vec![GroupCounts::default(); groups.len()],
+            ..TaskState::default()
+        };
+        Self {
+            name: format!("{topic}/{partition}"),
+            topic: topic.to_owned(),
+            partition,
+            input,
+            groups,
+            store,
+            state: RwLock::new(state),
+            stream_times: (0..sources).map(|_| AtomicI64::new(i64::MIN)).collect(),
+            status: AtomicU8::new(0),
+            failure: Mutex::new(None),
+            changed: (Mutex::new(()), Condvar::new()),
+            committed: AtomicU64::new(0),
+            flushed_barrier: AtomicU64::new(0),
+            barrier: AtomicU64::new(0),
+            checkpoint_at: AtomicU64::new(0),
+            started: Instant::now(),
+        }
+    }
+
+    /// Where it is in its life.
+    pub fn status(&self) -> Status {
+        match self.status.load(Ordering::Acquire) {
+            0 => Status::Restoring,
+            1 => Status::Running,
+            _ => Status::Failed,
+        }
+    }
+
+    /// Why it failed.
+    pub fn failure(&self) -> Option<String> {
+        self.failure.lock().clone()
+    }
+
+    fn run(&self) {
+        self.status.store(1, Ordering::Release);
+        tracing::info!(task = %self.name, "running");
+        self.announce();
+    }
+
+    fn fail(&self, why: &str) {
+        tracing::error!(task = %self.name, "failed: {why}");
+        *self.failure.lock() = Some(why.to_owned());
+        self.status.store(2, Ordering::Release);
+        self.announce();
+    }
+
+    fn announce(&self) {
+        let _guard = self.changed.0.lock();
+        self.changed.1.notify_all();
+    }
+
+    /// Waits until `is_reached` says so of the state; false when `deadline` comes first.
+    pub fn wait_for(&self, deadline: Instant, is_reached: impl Fn(&TaskState) -> bool) -> bool {
+        loop {
+            let mut guard = self.changed.0.lock();
+            if is_reached(&self.state.read()) {
+                return true;
+            }
+            if self.changed.1.wait_until(&mut guard, deadline).timed_out() {
+                drop(guard);
+                return is_reached(&self.state.read());
+            }
+        }
+    }
+
+    /// Stream time of source `index` of the task on this partition.
+    pub fn stream_time(&self, index: usize) -> Option<Millis> {
+        self.stream_times
+            .get(index)
+            .map(|t| t.load(Ordering::Acquire))
+            .filter(|t| *t != i64::MIN)
+    }
+
+    /// Index in `groups` of a group by its index in the topology.
+    pub fn group_slot(&self, index: usize) -> Option<usize> {
+        self.groups.iter().position(|g| g.group.index == index)
+    }
+
+    /// Time since the last commit that wrote rows, or since the start.
+    pub fn checkpoint_age(&self) -> Duration {
+        let at = Duration::from_millis(self.checkpoint_at.load(Ordering::Relaxed));
+        self.started.elapsed().saturating_sub(at)
+    }
+
+    /// Positions of the source partitions that the state contains (SEMANTICS §7).
+    pub fn positions(&self, state: &TaskState) -> Positions {
+        let mut positions = Positions::new();
+        match &self.input {
+            TaskInput::Topic { .. } => {
+                positions.entry(self.topic.clone()).or_default().insert(self.partition, state.applied);
+            }
+            TaskInput::Repartition => {
+                let topic = &self.groups[0].group.source.topic;
+                let by_partition = positions.entry(topic.clone()).or_default();
+                for (partition, contained) in &state.vector {
+                    by_partition.insert(*partition, contained.next_offset);
+                }
+            }
+        }
+        positions
+    }
+
+    /// Stream time of the partition of group `slot`.
+    pub fn group_stream_time(&self, state: &TaskState, slot: usize) -> Option<Millis> {
+        match &self.input {
+            TaskInput::Topic { sources } => {
+                let source = self.groups[slot].group.source.index;
+                let at = sources.iter().position(|s| s.index == source)?;
+                state.sources[at].stream_time
+            }
+            TaskInput::Repartition => state.vector.values().filter_map(|c| c.stream_time).max(),
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Takeover (PROTOCOL 23 to 30, without a changelog): the store says from where to redo, the log
+//! says up to where it was committed.
+
+use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::Ordering;
+
+use super::barrier::{Barrier, STORE_KEY};
+use super::runner::Runner;
+use super::{Task, TaskInput};
+use crate::error::{Error, Result};
+
+/// A number per source and group that changes whenever stored rows would mean something else.
+fn fingerprints(task: &Task) -> BTreeMap<String, u64> {
+    let hash = |text: String| {
+        let mut hasher = twox_hash::XxHash64::with_seed(2);
+        text.hash(&mut hasher);
+        hasher.finish()
+    };
+    let mut all = BTreeMap::new();
+    if let TaskInput::Topic { sources } = &task.input {
+        for source in sources {
+            all.insert(format!("source {}", source.name), hash(format!("{source:?}")));
+        }
+    }
+    for to in &task.groups {
+        let group = &to.group;
+        let meaning = format!(
+            "{:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            group.key, group.filter, group.columns, group.flags, group.layout, group.horizon, group.has_base
+        );
+        all.insert(format!("feature group {}-v{}", group.name, group.version), hash(meaning));
+    }
+    all
+}
+
+impl Runner {
+    /// Loads where the task stands.
+    pub(super) fn restore(&mut self) -> Result<()> {
+        let task = &self.task;
+        self.fingerprints = fingerprints(task);
+        let committed = match self.log.committed(&task.name)? {
+            Some(bytes) => Barrier::decode(&bytes)?,
+            None => Barrier::initial(self.fingerprints.clone()),
+        };
+        let stored = match task.store.get(STORE_KEY)? {
+            Some(bytes) => Barrier::decode(&bytes)?,
+            None => Barrier::initial(self.fingerprints.clone()),
+        };
+        self.refuse_other_definitions(&committed)?;
+        if stored.committed > committed.committed || stored.sequence > committed.sequence {
+            let message = format!("the state of {} is ahead of the log: offset {} against {}", task.name, stored.committed, committed.committed);
+            return Err(Error::corrupted(message).with_hint("the log was replaced by an older copy; restore both from one backup"));
+        }
+        let start = self.log.start_offset(&task.topic, task.partition);
+        if stored.redo_from < start {
+            let message = format!("the log of {} starts at {start}, and its state needs it from {} on", task.name, stored.redo_from);
+            return Err(Error::corrupted(message).with_hint("state is derived from records that are gone; restore both from one backup"));
+        }
+        let end = self.log.end_offset(&task.topic, task.partition);
+        if committed.committed > end {
+            let message = format!("the log of {} ends at {end}, and {} were committed", task.name, committed.committed);
+            return Err(Error::corrupted(message).with_hint("restore log and state from one backup"));
+        }
+        self.position = stored.redo_from;
+        self.committed = committed.committed;
+        self.sequence = committed.sequence;
+        if let TaskInput::Topic { sources } = &task.input {
+            for (source, progress) in sources.iter().zip(&mut self.sources) {
+                *progress = committed.sources.get(&source.name).copied().unwrap_or_default();
+                progress.stream_time =
+                    stored.stream_times_at_redo.get(&source.name).copied().flatten();
+            }
+        }
+        for (to, counts) in task.groups.iter().zip(&mut self.groups) {
+            *counts = committed.groups.get(&to.group.name).copied().unwrap_or_default();
+        }
+        self.vector = committed.vector.clone();
+        task.committed.store(self.committed, Ordering::Relaxed);
+        task.barrier.store(self.position, Ordering::Relaxed);
+        task.flushed_barrier.store(self.position, Ordering::Relaxed);
+        let records = self.committed - self.position;
+        tracing::info!(task = %task.name, redo_from = self.position, records, "restoring");
+        if self.position >= self.committed {
+            self.finish_restore()?;
+        }
+        Ok(())
+    }
+
+    fn refuse_other_definitions(&self, committed: &Barrier) -> Result<()> {
+        for (name, fingerprint) in &committed.fingerprints {
+            let message = match self.fingerprints.get(name) {
+                Some(same) if same == fingerprint => continue,
+                Some(_) => format!("{name} is defined otherwise than when {} was written", self.task.name),
+                None => format!("{name} is no longer defined, and {} holds it", self.task.name),
+            };
+            let hint = "give the group a new version in a new data_dir, or take the change back";
+            return Err(Error::invalid(message).with_hint(hint));
+        }
+        for name in self.fingerprints.keys() {
+            if !committed.fingerprints.contains_key(name) {
+                let message = format!("{name} is new, and {} has already passed its events", self.task.name);
+                let hint = "use a new data_dir and ingest again";
+                return Err(Error::invalid(message).with_hint(hint));
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything committed is applied: readers may come.
+    pub(super) fn finish_restore(&mut self) -> Result<()> {
+        let task = &self.task;
+        let mut state = task.state.write();
+        state.applied = self.position;
+        state.sources.copy_from_slice(&self.sources);
+        state.groups.copy_from_slice(&self.groups);
+        state.vector.clone_from(&self.vector);
+        drop(state);
+        for (shared, progress) in task.stream_times.iter().zip(&self.sources) {
+            shared.store(progress.stream_time.unwrap_or(i64::MIN), Ordering::Release);
+        }
+        task.run();
+        Ok(())
+    }
+}

@@ -1,0 +1,406 @@
+//! The worker's side of a task: reads its input, judges, applies. Commits are in `commit`.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::dead_letter::{Provenance, dead_letter};
+use super::source_stage::{Projection, Projector, SourceStage, Verdict, routing_key};
+use super::{Contained, GroupCounts, SourceProgress, Status, Task, TaskInput};
+use crate::codec::Reason;
+use crate::codec::repartition::{Routed, RoutedEvent, decode as decode_routed};
+use crate::error::{Error, Result};
+use crate::log::{Log, LogBatch, RecordView};
+use crate::model::{Millis, Offset, Record, partition_of};
+use crate::operator::EventBuf;
+use crate::state::{Arrival, Outcome, StoredRows, Unit, head_key, unit_prefix};
+
+/// Bytes of input that one step reads.
+const STEP_BYTES: usize = 1 << 20;
+/// Records that are applied under one lock: readers wait no longer than these take.
+const CHUNK: usize = 256;
+
+/// Settings of a task's work.
+#[derive(Clone, Debug)]
+pub struct RunnerOptions {
+    /// Name of the application: prefix of internal topics.
+    pub app: String,
+    /// Longest time from a change to its row in the store.
+    pub checkpoint_interval: Duration,
+    /// Bytes of units that the task may cache.
+    pub cache_bytes: usize,
+}
+
+/// An event that is ready to be applied.
+#[derive(Debug, Default)]
+struct Ready {
+    slot: usize,
+    prefix: Vec<u8>,
+    event: EventBuf,
+    offset: Offset,
+    advance: Millis,
+    stream_time: Millis,
+    id: Option<u128>,
+}
+
+/// A change that is not in the store yet.
+pub(super) struct Dirty {
+    pub slot: u32,
+    pub from: Offset,
+    pub since: Instant,
+}
+
+/// Stream times just before an offset, one per source.
+pub(super) struct Mark {
+    pub offset: Offset,
+    pub stream_times: Vec<Option<Millis>>,
+}
+
+/// The worker's side of a task.
+pub struct Runner {
+    /// The shared side.
+    pub task: Arc<Task>,
+    pub(super) log: Arc<dyn Log>,
+    pub(super) options: RunnerOptions,
+    stages: Vec<SourceStage>,
+    projector: Projector,
+    /// Next offset to read.
+    pub(super) position: Offset,
+    /// Everything below is committed: replayed without outputs.
+    pub(super) committed: Offset,
+    pub(super) sequence: u64,
+    pub(super) sources: Vec<SourceProgress>,
+    pub(super) groups: Vec<GroupCounts>,
+    pub(super) vector: BTreeMap<u32, Contained>,
+    pub(super) dirty: VecDeque<Dirty>,
+    pub(super) marks: VecDeque<Mark>,
+    /// Outputs of offsets that are not committed, by topic.
+    pub(super) outputs: HashMap<String, Vec<(u32, Record)>>,
+    pub(super) fingerprints: BTreeMap<String, u64>,
+    pub(super) sweep_from: Vec<u8>,
+    pub(super) swept_at: Instant,
+    ready: Vec<Ready>,
+    used: usize,
+    dead_letter_partitions: u32,
+}
+
+impl Runner {
+    /// Takes `task` over: loads where it stands, and refuses what cannot be continued.
+    ///
+    /// # Errors
+    /// State that does not fit the definitions or the log.
+    pub fn take_over(task: Arc<Task>, log: Arc<dyn Log>, options: RunnerOptions) -> Result<Self> {
+        let stages = match &task.input {
+            TaskInput::Topic { sources } => sources.iter().map(SourceStage::new).collect(),
+            TaskInput::Repartition => Vec::new(),
+        };
+        let dead_letters = format!("{}-dead-letters", options.app);
+        let dead_letter_partitions = log.partitions(&dead_letters).unwrap_or(1);
+        let mut runner = Self {
+            stages,
+            projector: Projector::default(),
+            position: 0,
+            committed: 0,
+            sequence: 0,
+            sources: vec![SourceProgress::default(); task.stream_times.len()],
+            groups: vec![GroupCounts::default(); task.groups.len()],
+            vector: BTreeMap::new(),
+            dirty: VecDeque::new(),
+            marks: VecDeque::new(),
+            outputs: HashMap::new(),
+            fingerprints: BTreeMap::new(),
+            sweep_from: Vec::new(),
+            swept_at: Instant::now(),
+            ready: Vec::new(),
+            used: 0,
+            dead_letter_partitions,
+            task,
+            log,
+            options,
+        };
+        runner.restore()?;
+        Ok(runner)
+    }
+
+    /// Applies some of what waits in the input. Returns how many records that were.
+    pub fn step(&mut self) -> usize {
+        if self.task.status() == Status::Failed {
+            return 0;
+        }
+        match self.try_step() {
+            Ok(records) => records,
+            Err(error) => {
+                self.task.fail(&error.to_string());
+                0
+            }
+        }
+    }
+
+    fn try_step(&mut self) -> Result<usize> {
+        let (topic, partition) = (self.task.topic.clone(), self.task.partition);
+        let batches = self.log.read(&topic, partition, self.position, STEP_BYTES)?;
+        let mut records = 0;
+        for batch in &batches {
+            records += self.apply_batch(batch)?;
+        }
+        if self.task.status() == Status::Restoring && self.position >= self.committed {
+            self.finish_restore()?;
+        }
+        Ok(records)
+    }
+
+    fn apply_batch(&mut self, batch: &LogBatch) -> Result<usize> {
+        let mut applied = 0;
+        let mut in_chunk = 0;
+        let from = self.position;
+        for record in batch.records().filter(|r| r.offset >= from) {
+            if in_chunk == 0 {
+                self.mark(record.offset);
+            }
+            match self.task.input {
+                TaskInput::Topic { .. } => self.judge(record)?,
+                TaskInput::Repartition => self.receive(record)?,
+            }
+            in_chunk += 1;
+            applied += 1;
+            self.position = record.offset + 1;
+            if in_chunk == CHUNK || record.offset + 1 == self.committed {
+                self.apply_ready()?;
+                in_chunk = 0;
+            }
+        }
+        if in_chunk > 0 {
+            self.apply_ready()?;
+        }
+        Ok(applied)
+    }
+
+    fn mark(&mut self, offset: Offset) {
+        let stream_times = self.sources.iter().map(|s| s.stream_time).collect();
+        self.marks.push_back(Mark { offset, stream_times });
+    }
+
+    /// A place for the next ready event.
+    fn next_ready(&mut self) -> &mut Ready {
+        if self.used == self.ready.len() {
+            self.ready.push(Ready::default());
+        }
+        self.used += 1;
+        &mut self.ready[self.used - 1]
+    }
+
+    fn judge(&mut self, record: RecordView<'_>) -> Result<()> {
+        // What was counted and sent before the takeover is not counted or sent again.
+        let is_new = record.offset >= self.committed;
+        for index in 0..self.stages.len() {
+            let mut progress = self.sources[index];
+            let verdict = self.stages[index].judge(record, &mut progress);
+            if is_new {
+                progress.counts.read += 1;
+            }
+            match verdict {
+                Verdict::Ignored if is_new => progress.counts.ignored += 1,
+                Verdict::Refused(reason, detail) if is_new => {
+                    let goes_aside = if reason == Reason::Late {
+                        progress.counts.late += 1;
+                        self.stages[index].source.late_to_dead_letters
+                    } else {
+                        progress.counts.dead_lettered[reason as usize] += 1;
+                        true
+                    };
+                    if goes_aside {
+                        self.set_aside(index, record, reason, &detail);
+                    }
+                }
+                Verdict::Ignored | Verdict::Refused(..) => {}
+                Verdict::Accepted { event, advance, stream_time } => {
+                    if is_new {
+                        progress.counts.accepted += 1;
+                    }
+                    self.project(index, &event, record.offset, advance, stream_time, is_new);
+                }
+            }
+            self.sources[index] = progress;
+        }
+        Ok(())
+    }
+
+    fn set_aside(&mut self, stage: usize, record: RecordView<'_>, reason: Reason, detail: &str) {
+        let from = Provenance {
+            app: &self.options.app,
+            topic: &self.task.topic,
+            partition: self.task.partition,
+            source: &self.stages[stage].source.name,
+        };
+        let letter = dead_letter(record, &from, reason, detail, self.dead_letter_partitions);
+        let topic = format!("{}-dead-letters", self.options.app);
+        self.outputs.entry(topic).or_default().push(letter);
+    }
+
+    fn project(
+        &mut self,
+        stage: usize,
+        event: &crate::codec::Decoded<'_>,
+        offset: Offset,
+        advance: Millis,
+        stream_time: Millis,
+        is_new: bool,
+    ) {
+        let task = Arc::clone(&self.task);
+        let source = self.stages[stage].source.index;
+        for (slot, to) in task.groups.iter().enumerate().filter(|(_, g)| g.group.source.index == source) {
+            match self.projector.project(to, event, task.partition, offset) {
+                Projection::NoEntity if is_new => self.groups[slot].no_entity += 1,
+                Projection::Filtered if is_new => self.groups[slot].filtered += 1,
+                Projection::NoEntity | Projection::Filtered => {}
+                Projection::Projected if to.is_local => {
+                    let mut projector = std::mem::take(&mut self.projector);
+                    let ready = self.next_ready();
+                    ready.slot = slot;
+                    std::mem::swap(&mut ready.prefix, &mut projector.prefix);
+                    std::mem::swap(&mut ready.event, &mut projector.event);
+                    (ready.offset, ready.advance) = (offset, advance);
+                    (ready.stream_time, ready.id) = (stream_time, event.id);
+                    self.projector = projector;
+                }
+                Projection::Projected if is_new => {
+                    let routed = RoutedEvent {
+                        partition: task.partition,
+                        offset,
+                        advance,
+                        stream_time,
+                        id: event.id,
+                        key: self.projector.prefix[unit_prefix(0, &[]).len()..].to_vec(),
+                        event: self.projector.event.clone(),
+                    };
+                    let key = routing_key(&to.group, event);
+                    let topic = to.group.repartition_topic(&self.options.app);
+                    let count = self.log.partitions(&topic).unwrap_or(1);
+                    let partition = partition_of(&key, count);
+                    let value = Some(routed.encode(&to.group.layout));
+                    let record = Record { key: Some(key), value, headers: Vec::new() };
+                    self.outputs.entry(topic).or_default().push((partition, record));
+                }
+                Projection::Projected => {}
+            }
+        }
+    }
+
+    /// Takes a record of a repartition topic.
+    fn receive(&mut self, record: RecordView<'_>) -> Result<()> {
+        let to = &self.task.groups[0];
+        let routed = record.value.and_then(|v| decode_routed(&to.group.layout, v));
+        let routed = routed.ok_or_else(|| {
+            let message = format!("offset {} of {} is no repartition record", record.offset, self.task.topic);
+            Error::corrupted(message).with_hint("it was written under another definition of the group")
+        })?;
+        let id = to.id;
+        let (partition, contained) = match &routed {
+            Routed::Event(e) => {
+                let stream_time = Some(e.stream_time.max(e.advance));
+                (e.partition, Contained { next_offset: e.offset + 1, stream_time })
+            }
+            Routed::Marker(m) => {
+                let stream_time = (m.stream_time != Millis::MIN).then_some(m.stream_time);
+                (m.partition, Contained { next_offset: m.next_offset, stream_time })
+            }
+        };
+        let known = self.vector.entry(partition).or_default();
+        known.next_offset = known.next_offset.max(contained.next_offset);
+        known.stream_time = known.stream_time.max(contained.stream_time);
+        if let Routed::Event(e) = routed {
+            let ready = self.next_ready();
+            ready.slot = 0;
+            ready.prefix = unit_prefix(id, &e.key);
+            ready.event = e.event;
+            (ready.offset, ready.advance) = (record.offset, e.advance);
+            (ready.stream_time, ready.id) = (e.stream_time, e.id);
+        }
+        Ok(())
+    }
+
+    /// Applies what is ready under one lock, and publishes where the task is.
+    fn apply_ready(&mut self) -> Result<()> {
+        let task = Arc::clone(&self.task);
+        let mut loaded = self.load_missing()?;
+        let since = Instant::now();
+        let mut state = task.state.write();
+        for ready in &self.ready[..self.used] {
+            let to = &task.groups[ready.slot];
+            let layout = &to.group.layout;
+            let slot = match state.cache.find(&ready.prefix) {
+                Some(slot) => slot,
+                None => {
+                    let unit = loaded.remove(&ready.prefix).flatten();
+                    let is_new = unit.is_none() && ready.offset >= self.committed;
+                    self.groups[ready.slot].entities += u64::from(is_new);
+                    state.cache.insert(ready.prefix.as_slice().into(), unit.unwrap_or_default())
+                }
+            };
+            let unit = state.cache.unit_mut(slot);
+            let was_clean = unit.dirty_from.is_none();
+            let arrival = Arrival {
+                event: &ready.event,
+                offset: ready.offset,
+                advance: ready.advance,
+                stream_time: ready.stream_time,
+                id: ready.id,
+            };
+            let rows = StoredRows { store: &*task.store, prefix: &ready.prefix };
+            let outcome = unit.apply(layout, &to.rules, arrival, &rows)?;
+            let is_dirty = unit.dirty_from.is_some();
+            state.cache.measure(slot);
+            if was_clean && is_dirty {
+                self.dirty.push_back(Dirty { slot, from: ready.offset, since });
+            }
+            if ready.offset >= self.committed {
+                match outcome {
+                    Outcome::Applied => self.groups[ready.slot].applied += 1,
+                    Outcome::Duplicate => self.groups[ready.slot].duplicate += 1,
+                    Outcome::Skipped => {}
+                }
+            }
+        }
+        self.used = 0;
+        if state.cache.bytes() > self.options.cache_bytes {
+            state.cache.evict(self.options.cache_bytes);
+        }
+        state.applied = self.position;
+        state.sources.copy_from_slice(&self.sources);
+        state.groups.copy_from_slice(&self.groups);
+        state.vector.clone_from(&self.vector);
+        for (shared, progress) in task.stream_times.iter().zip(&self.sources) {
+            shared.store(progress.stream_time.unwrap_or(i64::MIN), Ordering::Release);
+        }
+        drop(state);
+        task.announce();
+        Ok(())
+    }
+
+    /// Units of ready events that are not cached, read outside the lock that readers wait for.
+    fn load_missing(&self) -> Result<HashMap<Vec<u8>, Option<Unit>>> {
+        let mut missing: HashMap<Vec<u8>, Option<Unit>> = HashMap::new();
+        let state = self.task.state.read();
+        let mut keys = Vec::new();
+        let mut slots = Vec::new();
+        for ready in &self.ready[..self.used] {
+            if state.cache.find(&ready.prefix).is_none() && !missing.contains_key(&ready.prefix) {
+                missing.insert(ready.prefix.clone(), None);
+                keys.push(head_key(&ready.prefix));
+                slots.push((ready.slot, ready.prefix.clone()));
+            }
+        }
+        drop(state);
+        if keys.is_empty() {
+            return Ok(missing);
+        }
+        for (row, (slot, prefix)) in self.task.store.multi_get(&keys)?.into_iter().zip(slots) {
+            if let Some(row) = row {
+                let unit = Unit::decode_head(&self.task.groups[slot].group.layout, &row)?;
+                missing.insert(prefix, Some(unit));
+            }
+        }
+        Ok(missing)
+    }
+}

@@ -1,0 +1,99 @@
+//! Garbage collection of idle units (PROTOCOL 35), some rows at a time at commit boundaries.
+
+use std::time::{Duration, Instant};
+
+use super::runner::Runner;
+use super::{Status, TaskInput};
+use crate::error::Result;
+use crate::model::Millis;
+use crate::state::{Batch, Unit, is_head, split_key};
+
+/// Rows that one sweep step looks at.
+const SWEEP_ROWS: usize = 2000;
+/// Distance of sweep steps.
+const SWEEP_EVERY: Duration = Duration::from_millis(500);
+/// Units that one sweep step removes.
+const SWEEP_UNITS: usize = 500;
+
+impl Runner {
+    /// Deletions of units that nothing can read or judge by any more.
+    pub(super) fn sweep(&mut self) -> Result<Batch> {
+        let mut batch = Batch::default();
+        if self.task.status() != Status::Running || self.swept_at.elapsed() < SWEEP_EVERY {
+            return Ok(batch);
+        }
+        self.swept_at = Instant::now();
+        let limits: Vec<Option<Millis>> = (0..self.task.groups.len()).map(|s| self.limit(s)).collect();
+        if limits.iter().all(Option::is_none) {
+            return Ok(batch);
+        }
+        let mut found: Vec<(usize, Vec<u8>)> = Vec::new();
+        let mut seen = 0;
+        let mut next = Vec::new();
+        let task = &self.task;
+        task.store.scan(&self.sweep_from, &mut |key, value| {
+            seen += 1;
+            if seen > SWEEP_ROWS || found.len() >= SWEEP_UNITS {
+                next = key.to_vec();
+                return false;
+            }
+            if !is_head(key) {
+                return true;
+            }
+            let prefix = &key[..key.len() - 1];
+            let slot = split_key(prefix)
+                .and_then(|(id, _)| task.groups.iter().position(|g| g.id == id && g.is_local));
+            if let Some(slot) = slot
+                && let Some(limit) = limits[slot]
+                && Unit::decode_head(&task.groups[slot].group.layout, value)
+                    .is_ok_and(|unit| unit.newest < limit)
+            {
+                found.push((slot, prefix.to_vec()));
+            }
+            true
+        })?;
+        self.sweep_from = next;
+        for (slot, prefix) in found {
+            if self.forget(&prefix, limits[slot]) {
+                self.groups[slot].entities = self.groups[slot].entities.saturating_sub(1);
+                self.task.store.scan(&prefix, &mut |key, _| {
+                    let is_own = key.starts_with(&prefix);
+                    if is_own {
+                        batch.delete(key.to_vec());
+                    }
+                    is_own
+                })?;
+            }
+        }
+        Ok(batch)
+    }
+
+    /// Units whose newest event is before this are garbage; `None`: none can be.
+    fn limit(&self, slot: usize) -> Option<Millis> {
+        let to = &self.task.groups[slot];
+        if to.group.reach.is_none() {
+            return None;
+        }
+        let least = match &self.task.input {
+            TaskInput::Topic { .. } => self.task.group_stream_time(&self.task.state.read(), slot),
+            TaskInput::Repartition => {
+                // A partition that has sent anything holds the others back.
+                let times = self.vector.values().map(|c| c.stream_time.unwrap_or(Millis::MIN));
+                times.min()
+            }
+        };
+        Some(least?.saturating_sub(to.rules.horizon?).saturating_sub(to.rules.grace))
+    }
+
+    /// Drops the unit from the cache; false when it is dirty or has newer events there.
+    fn forget(&self, prefix: &[u8], limit: Option<Millis>) -> bool {
+        let mut state = self.task.state.write();
+        let Some(slot) = state.cache.find(prefix) else { return true };
+        let unit = &state.cache.slot(slot).unit;
+        if unit.dirty_from.is_some() || limit.is_none_or(|l| unit.newest >= l) {
+            return false;
+        }
+        state.cache.remove(slot);
+        true
+    }
+}
