@@ -30,6 +30,48 @@ pub struct Engine {
     _hold: File,
 }
 
+/// Opens a data folder that no process holds, to look inside. What was committed but not yet in
+/// the stores is redone in memory; nothing is written.
+///
+/// # Errors
+/// The folder is held by a process, is missing, or cannot be continued.
+pub fn open_read_only(settings: &Settings, topology: Topology) -> Result<View> {
+    if !settings.data_dir.join("log").is_dir() {
+        let message = format!("{} is no data folder", settings.data_dir.display());
+        return Err(Error::not_found(message).with_hint("`thalweg run` makes one"));
+    }
+    drop(hold_folder(&settings.data_dir)?);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let log: Arc<dyn Log> =
+        Arc::new(EmbeddedLog::open_read_only(&settings.data_dir.join("log"), Arc::clone(&clock))?);
+    let topology = Arc::new(topology);
+    let open = |path: &Path| -> Result<SharedStore> { Ok(Arc::new(RocksStore::open_read_only(path)?)) };
+    let tasks = open_tasks(&topology, settings, &open)?;
+    let options = RunnerOptions {
+        app: settings.app.clone(),
+        checkpoint_interval: settings.checkpoint_interval,
+        cache_bytes: usize::MAX,
+    };
+    for task in &tasks {
+        let mut runner = Runner::take_over(Arc::clone(task), Arc::clone(&log), options.clone())?;
+        while runner.step() > 0 {}
+        if let Some(why) = task.failure() {
+            return Err(Error::corrupted(format!("{}: {why}", task.name)));
+        }
+    }
+    let limits = limits_of(settings);
+    Ok(View::new(&settings.app, topology, tasks, log, clock, limits, Arc::new(Metrics::default())))
+}
+
+fn limits_of(settings: &Settings) -> Limits {
+    Limits {
+        append_body: settings.append_body,
+        request_entities: settings.request_entities,
+        request_features: settings.request_features,
+        in_flight: settings.in_flight,
+    }
+}
+
 /// Shares of the memory limit, in percent. What is left over is for requests, threads and code.
 struct Memory {
     units: usize,
@@ -96,16 +138,16 @@ impl Engine {
         let log: Arc<dyn Log> = Arc::clone(&embedded) as Arc<dyn Log>;
         let topology = Arc::new(topology);
         create_topics(&*log, &topology, settings)?;
-        let tasks = open_tasks(&topology, settings, &memory)?;
+        let shared = SharedMemory::new(memory.blocks, memory.write_buffers);
+        let open = |path: &Path| -> Result<SharedStore> {
+            std::fs::create_dir_all(path)?;
+            Ok(Arc::new(RocksStore::open(path, &shared)?))
+        };
+        let tasks = open_tasks(&topology, settings, &open)?;
         let metrics = Arc::new(Metrics::default());
         let workers = start_workers(&tasks, &log, settings, &memory)?;
-        let limits = Limits {
-            append_body: settings.append_body,
-            request_entities: settings.request_entities,
-            request_features: settings.request_features,
-            in_flight: settings.in_flight,
-        };
-        let view = Arc::new(View::new(topology, tasks, Arc::clone(&log), clock, limits, metrics));
+        let limits = limits_of(settings);
+        let view = Arc::new(View::new(&settings.app, topology, tasks, Arc::clone(&log), clock, limits, metrics));
         let stop = Arc::new(AtomicBool::new(false));
         let housekeeper = Housekeeper {
             view: Arc::clone(&view),
@@ -167,13 +209,10 @@ fn create_topics(log: &dyn Log, topology: &Topology, settings: &Settings) -> Res
 fn open_tasks(
     topology: &Topology,
     settings: &Settings,
-    memory: &Memory,
+    open_store: &dyn Fn(&Path) -> Result<SharedStore>,
 ) -> Result<Vec<Arc<Task>>> {
-    let shared = SharedMemory::new(memory.blocks, memory.write_buffers);
-    let open = |name: &str| -> Result<SharedStore> {
-        let path = settings.data_dir.join("state").join(name.replace('/', "-"));
-        std::fs::create_dir_all(&path)?;
-        Ok(Arc::new(RocksStore::open(&path, &shared)?))
+    let open = |name: &str| {
+        open_store(&settings.data_dir.join("state").join(name.replace('/', "-")))
     };
     let mut tasks = Vec::new();
     for topic in topology.topics() {

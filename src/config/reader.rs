@@ -1,6 +1,6 @@
 //! Typed reading of YAML nodes that collects every mistake instead of stopping at the first.
 
-use crate::expr::nearest;
+use crate::model::names::nearest;
 use crate::model::{Millis, time};
 
 use super::yaml::{Key, Kind, Mistake, Node, Place};

@@ -6,6 +6,7 @@ use super::eval::{Arithmetic, Comparison, Node as Op};
 use super::functions::{CalendarField, Function};
 use super::parser::{Ast, Binary, Node};
 use super::{Expr, ExprError};
+use crate::model::names::nearest;
 use crate::model::{ScalarType, Type, Value};
 
 const STRING: Type = Type::Scalar(ScalarType::String);
@@ -450,17 +451,3 @@ const ARITIES: [(&str, usize, usize); 26] = [
     ("day", 1, 2),
     ("month", 1, 2),
 ];
-
-/// The known name closest to `name`, if any is close enough to be a slip.
-pub fn nearest<'a>(
-    name: &str,
-    known: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
-    let limit = (name.chars().count() / 3).max(1) + 1;
-    known
-        .into_iter()
-        .map(|k| (strsim::damerau_levenshtein(name, k), k))
-        .filter(|(distance, k)| *distance <= limit && *distance < k.len().max(2))
-        .min()
-        .map(|(_, k)| k)
-}

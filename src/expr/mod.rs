@@ -23,7 +23,6 @@ use std::sync::Arc;
 use crate::model::{ScalarType, Type, Value};
 
 pub use check::Scope;
-pub use check::nearest;
 
 /// Longest expression, in bytes.
 pub const LENGTH_MAX: usize = 4096;

@@ -1,4 +1,7 @@
 //! Entity keys, their bytes in the log and in the state, and Kafka's partitioner.
+//!
+//! In the state a key is order-preserving and prefix-free: strings end with `00 01` and have their
+//! zero bytes written as `00 ff`; integers are eight big-endian bytes with the sign bit flipped.
 
 use super::{ScalarType, Value};
 
@@ -8,12 +11,6 @@ const PART_SEPARATOR: u8 = 0x1f;
 /// An entity value over this many bytes is no entity.
 pub const KEY_BYTES_MAX: usize = 1024;
 
-/// Key of an entity in the order-preserving, prefix-free form that the state uses.
-///
-/// Strings end with `00 01` and have their zero bytes written as `00 ff`; integers are eight
-/// big-endian bytes with the sign bit flipped.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EntityKey(pub Box<[u8]>);
 
 /// One part of an entity key, borrowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,13 +3,14 @@
 pub mod aggregate;
 pub mod decimal;
 pub mod key;
+pub mod names;
 pub mod time;
 pub mod value;
 
 use std::collections::BTreeMap;
 
 pub use aggregate::{Aggregate, CalendarUnit};
-pub use key::{EntityKey, murmur2, partition_of};
+pub use key::{murmur2, partition_of};
 pub use value::{ScalarType, Type, Value};
 
 /// Event time: milliseconds since 1970-01-01T00:00:00Z.

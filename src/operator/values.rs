@@ -84,8 +84,12 @@ fn percentile(reading: &Reading<'_>) -> Result<Value> {
         return Ok(float(low));
     }
     let high = above.iter().copied().fold(f64::INFINITY, f64::min);
-    // As a weighted mean, since the difference of two finite numbers may be infinite.
-    Ok(float(if low == high { low } else { low * (1.0 - fraction) + high * fraction }))
+    let distance = high - low;
+    if distance.is_finite() {
+        return Ok(float(low + distance * fraction));
+    }
+    // The difference of two finite numbers may be infinite; their weighted mean is not.
+    Ok(float(low * (1.0 - fraction) + high * fraction))
 }
 
 fn tally(reading: &Reading<'_>) -> Result<HashMap<Cell, Seen>> {

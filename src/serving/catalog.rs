@@ -1,7 +1,7 @@
 //! Names of features in requests: what they are, and what they need.
 
 use crate::error::{Error, Result};
-use crate::expr::nearest;
+use crate::model::names::closest;
 use crate::topology::{Input, Topology};
 
 /// A requested feature.
@@ -19,7 +19,7 @@ pub(super) fn resolve(topology: &Topology, name: &str) -> Result<Wanted> {
         return Err(Error::invalid(format!("`{name}` is no feature; expected `group:feature`")));
     };
     let Some(group) = topology.group(group_name) else {
-        let hint = nearest(group_name, topology.groups.iter().map(|g| g.name.as_str()));
+        let hint = closest(group_name, topology.groups.iter().map(|g| g.name.as_str()));
         let hint = hint.map_or_else(String::new, |n| format!("did you mean `{n}:{feature_name}`?"));
         return Err(Error::not_found(format!("no feature group `{group_name}`")).with_hint(hint));
     };
@@ -32,7 +32,7 @@ pub(super) fn resolve(topology: &Topology, name: &str) -> Result<Wanted> {
     }
     let on_demand = topology.on_demand.iter().filter(|o| o.group == group.index);
     let known = group.features.iter().map(|f| f.name.as_str()).chain(on_demand.map(|o| o.name.as_str()));
-    let hint = nearest(feature_name, known)
+    let hint = closest(feature_name, known)
         .map_or_else(String::new, |n| format!("did you mean `{group_name}:{n}`?"));
     let message = format!("no feature `{feature_name}` in group `{group_name}`");
     Err(Error::not_found(message).with_hint(hint))

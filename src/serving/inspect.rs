@@ -17,13 +17,13 @@ use crate::task::{Task, TaskGroup};
 
 /// Which keys to list.
 #[derive(Debug, Deserialize)]
-pub(super) struct KeysQuery {
+pub struct KeysQuery {
     /// What the first part begins with.
     #[serde(default)]
-    prefix: String,
+    pub prefix: String,
     /// How many at most.
     #[serde(default = "default_limit")]
-    limit: usize,
+    pub limit: usize,
 }
 
 fn default_limit() -> usize {
@@ -31,8 +31,14 @@ fn default_limit() -> usize {
 }
 
 /// Partitions with their offsets.
-pub(super) fn partitions(view: &View) -> Json {
+pub fn partitions(view: &View) -> Json {
     view.health().1["partitions"].clone()
+}
+
+/// Topic of dead letters, and its number of partitions.
+pub fn dead_letters(view: &View) -> Json {
+    let topic = format!("{}-dead-letters", view.app);
+    json!({ "partitions": view.log.partitions(&topic).unwrap_or(0), "topic": topic })
 }
 
 /// What is served, for tools that decode rows by themselves.
@@ -62,7 +68,10 @@ fn owner<'a>(view: &'a View, group: &str, partition: Option<u32>) -> Result<Vec<
 }
 
 /// Keys of a group, from the store and the cache.
-pub(super) fn keys(view: &View, group: &str, query: &KeysQuery) -> Result<Json> {
+///
+/// # Errors
+/// An unknown group, or a store that cannot be read.
+pub fn keys(view: &View, group: &str, query: &KeysQuery) -> Result<Json> {
     let mut found: Vec<Json> = Vec::new();
     for (task, to) in owner(view, group, None)? {
         let prefix = unit_prefix(to.id, &[]);
@@ -92,7 +101,10 @@ pub(super) fn keys(view: &View, group: &str, query: &KeysQuery) -> Result<Json> 
 }
 
 /// One unit, decoded.
-pub(super) fn key(view: &View, group: &str, parts: &[String]) -> Result<Json> {
+///
+/// # Errors
+/// An unknown group or entity, or a store that cannot be read.
+pub fn key(view: &View, group: &str, parts: &[String]) -> Result<Json> {
     let plan = view.topology.group(group).ok_or_else(|| Error::not_found(format!("no feature group `{group}`")))?;
     if parts.len() != plan.key_types.len() {
         let message = format!("`{group}` has {} key parts, not {}", plan.key_types.len(), parts.len());
@@ -203,7 +215,10 @@ fn partials(layout: &Layout, words: &[u64]) -> Json {
 }
 
 /// Records of a topic.
-pub(super) fn log(view: &View, topic: &str, partition: u32, from: u64, count: usize) -> Result<Json> {
+///
+/// # Errors
+/// An unknown topic, or a log that cannot be read.
+pub fn log(view: &View, topic: &str, partition: u32, from: u64, count: usize) -> Result<Json> {
     let partitions = view.log.partitions(topic).ok_or_else(|| Error::not_found(format!("no topic `{topic}`")))?;
     if partition >= partitions {
         return Err(Error::invalid(format!("topic `{topic}` has {partitions} partitions")));

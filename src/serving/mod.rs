@@ -7,7 +7,7 @@ pub mod generated;
 #[cfg(feature = "serving")]
 mod grpc;
 #[cfg(feature = "serving")]
-mod inspect;
+pub mod inspect;
 mod lookup;
 #[cfg(feature = "serving")]
 mod rest;

@@ -55,6 +55,7 @@ pub fn router(access: Access, door: Door, body_max: usize, in_flight_max: usize)
         Door::Operate => routes
             .route("/v1/inspect/partitions", get(inspect_partitions))
             .route("/v1/inspect/definitions", get(inspect_definitions))
+            .route("/v1/inspect/dead-letters", get(inspect_dead_letters))
             .route("/v1/inspect/keys/{group}", get(inspect_keys))
             .route("/v1/inspect/key/{group}", post(inspect_key))
             .route("/v1/inspect/log/{topic}/{partition}/{from}/{count}", get(inspect_log)),
@@ -269,6 +270,10 @@ async fn inspect_partitions(State(shared): State<Shared>) -> Result<Response> {
 
 async fn inspect_definitions(State(shared): State<Shared>) -> Result<Response> {
     Ok(axum::Json(inspect::definitions(&*shared.view()?)).into_response())
+}
+
+async fn inspect_dead_letters(State(shared): State<Shared>) -> Result<Response> {
+    Ok(axum::Json(inspect::dead_letters(&*shared.view()?)).into_response())
 }
 
 async fn inspect_keys(

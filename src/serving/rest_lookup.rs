@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json};
 use super::compute::Cell;
 use super::lookup::{LookupRequest, LookupResponse};
 use crate::error::{Error, Result};
-use crate::expr::nearest;
+use crate::model::names::nearest;
 use crate::model::{Millis, Positions, Value, time};
 
 const KEYS: [&str; 7] =

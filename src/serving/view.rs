@@ -2,13 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::codec::KeyReader;
 use crate::error::{Error, ErrorKind, Result};
-use crate::expr::nearest;
+use crate::model::names::nearest;
 use crate::log::{Append, Log};
 use crate::model::{Millis, Positions, Record, partition_of};
 use crate::task::{Status, Task, TaskInput};
@@ -30,6 +29,8 @@ pub struct Limits {
 
 /// What serving sees of the engine.
 pub struct View {
+    /// Name of the application: prefix of internal topics.
+    pub app: String,
     /// The plan.
     pub topology: Arc<Topology>,
     /// All tasks of this node.
@@ -40,8 +41,6 @@ pub struct View {
     pub clock: Arc<dyn Clock>,
     /// Limits of requests.
     pub limits: Limits,
-    /// Requests under way.
-    pub in_flight: AtomicUsize,
     /// Figures.
     pub metrics: Arc<Metrics>,
     /// By group: its tasks by partition, as indices.
@@ -52,6 +51,7 @@ pub struct View {
 impl View {
     /// A view on `tasks`, which together hold every partition of every group.
     pub fn new(
+        app: &str,
         topology: Arc<Topology>,
         tasks: Vec<Arc<Task>>,
         log: Arc<dyn Log>,
@@ -77,7 +77,7 @@ impl View {
         for source in &topology.sources {
             keys.entry(source.topic.clone()).or_insert_with(|| KeyReader::new(source));
         }
-        Self { topology, tasks, log, clock, limits, in_flight: AtomicUsize::new(0), metrics, routes, keys }
+        Self { app: app.to_owned(), topology, tasks, log, clock, limits, metrics, routes, keys }
     }
 
     /// Whether every partition gives right answers.

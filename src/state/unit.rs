@@ -7,7 +7,6 @@
 use super::ids::{Chunk, ChunkData, IdSet, decode as decode_ids, encode as encode_ids};
 use crate::codec::bytes::{Reader, put_bytes};
 use crate::error::{Error, Result};
-use crate::expr::Val;
 use crate::model::{Millis, Offset, Value, time};
 use crate::operator::partial::{Base, Ends};
 use crate::operator::{EventBuf, Layout, Order};
@@ -308,17 +307,17 @@ fn decode_base(layout: &Layout, reader: &mut Reader<'_>) -> Option<Base> {
 }
 
 fn encode_value(value: &Value, out: &mut Vec<u8>) {
-    let (kind, word) = match Val::of(value) {
-        Val::Bool(b) => (b'b', u64::from(b)),
-        Val::Int(n) => (b'i', n as u64),
-        Val::Float(x) => (b'f', x.to_bits()),
-        Val::Timestamp(t) => (b't', t as u64),
-        Val::Str(s) => {
+    let (kind, word) = match value {
+        Value::Bool(b) => (b'b', u64::from(*b)),
+        Value::Int(n) => (b'i', *n as u64),
+        Value::Float(x) => (b'f', x.to_bits()),
+        Value::Timestamp(t) => (b't', *t as u64),
+        Value::String(s) => {
             out.push(b's');
             put_bytes(out, s.as_bytes());
             return;
         }
-        Val::Null | Val::List(_) | Val::Map(_) => (b'n', 0),
+        Value::Null | Value::List(_) | Value::Map(_) => (b'n', 0),
     };
     out.push(kind);
     out.extend(word.to_le_bytes());

@@ -1,6 +1,6 @@
 //! Code written by `tools/codegen` from `proto/`. Do not edit.
 
-#![allow(missing_docs, clippy::all, clippy::pedantic)]
+#![allow(missing_docs, unused_qualifications, clippy::all, clippy::pedantic)]
 
 /// Package `thalweg.v1`.
 pub mod v1 {

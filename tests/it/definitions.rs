@@ -1,0 +1,159 @@
+//! `thalweg check`: every mistake of all files in one run, at its line.
+
+use crate::harness::run;
+
+const HEAD: &str = "\
+entities:
+  user: { key: user_id, type: string }
+  pair: { key: [user_id, n], type: [string, int64] }
+request:
+  amount: { type: float64 }
+sources:
+  payments:
+    key: user_id
+    event_time: { path: at, format: rfc3339 }
+    fields:
+      user_id: { type: string }
+      amount: { type: float64 }
+      n: { type: int64 }
+      ok: { type: bool }
+feature_groups:
+  g:
+    entity: user
+    source: payments
+";
+
+/// Mistakes of a file: line and text.
+fn mistakes(text: &str) -> Vec<(usize, String)> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("features.yaml");
+    std::fs::write(&path, text).expect("writable");
+    let (code, out, _) = run(&["check", path.to_str().expect("UTF-8")], None);
+    assert_eq!(code, i32::from(!out.is_empty()), "{out}");
+    out.lines()
+        .map(|line| {
+            let rest = line.strip_prefix(path.to_str().expect("UTF-8")).expect("the file comes first");
+            let mut parts = rest[1..].splitn(3, ':');
+            let line = parts.next().and_then(|n| n.parse().ok()).expect("a line");
+            parts.next().and_then(|n| n.parse::<usize>().ok()).expect("a column");
+            (line, parts.next().expect("a message").to_owned())
+        })
+        .collect()
+}
+
+#[test]
+fn a_good_file_has_no_mistakes() {
+    let text = format!("{HEAD}    features:\n      c: {{ aggregate: count, window: 1h }}\n");
+    assert_eq!(mistakes(&text), []);
+}
+
+#[test]
+fn mistakes_of_features_stand_at_their_line() {
+    // Each feature stands on line 19 of its file.
+    for (feature, word) in [
+        ("aggregate: cuont, window: 1h", "count"),
+        ("window: 1h", "aggregate"),
+        ("aggregate: count", "window"),
+        ("aggregate: sum, window: 1h", "of"),
+        ("aggregate: sum, of: amout, window: 1h", "amount"),
+        ("aggregate: sum, of: user_id, window: 1h", "int64 or float64"),
+        ("aggregate: count, window: 1x", "duration"),
+        ("aggregate: count, window: 1h, since: day", "more than one"),
+        ("aggregate: count, window: 10m, edge: tile", "1000s"),
+        ("aggregate: count, since: day, edge: exact", "edge"),
+        ("aggregate: count, window: 1h, hop: 2h", "hop"),
+        ("aggregate: count, window: 1h, hop: 5m, edge: tile", "hop"),
+        ("aggregate: time_since_last, window: 1h, hop: 5m", "hop"),
+        ("aggregate: percentile, of: amount, window: 1h", "q"),
+        ("aggregate: percentile, of: amount, q: 1.5, window: 1h", "0 to 1"),
+        ("aggregate: top_k, of: amount, k: 1001, window: 1h", "1 to 1000"),
+        ("aggregate: histogram, of: amount, bounds: [2, 1], window: 1h", "ascending"),
+        ("aggregate: count, k: 3, window: 1h", "k"),
+        ("aggregate: session_count, gap: 5m, window: lifetime", "lifetime"),
+        ("aggregate: session_count, gap: 1m, window: 30d", "tiles"),
+        ("aggregate: count, session: 2h, max: 1h", "max"),
+        ("aggregate: decayed_sum, of: amount, half_life: 1h, window: 1h", "window"),
+        ("aggregate: count, window: 1h, where: 'amount >'", "value"),
+        ("aggregate: count, window: 1h, where: amount", "bool"),
+        ("aggregate: count, window: 1h, default: none", "int64"),
+        ("aggregate: count, window: 1h, ttl: 0s", "zero"),
+        ("aggregate: value_counts, of: amount, window: 1h", "string, int64 or bool"),
+        ("aggregate: count, since: day, zone: Mars/Phobos", "zone"),
+        ("aggregate: count, window: 1h, source: payments", "source"),
+        ("aggregate: rate, per: 1m, since: day", "fixed"),
+    ] {
+        let text = format!("{HEAD}    features:\n      f: {{ {feature} }}\n");
+        let found = mistakes(&text);
+        assert_eq!(found.len(), 1, "{feature}: {found:?}");
+        assert!(found[0].0.abs_diff(20) <= 1, "{feature}: {found:?}");
+        assert!(found[0].1.contains(word), "{feature}: {found:?}");
+    }
+}
+
+#[test]
+fn mistakes_of_the_rest_stand_at_their_line() {
+    let good = format!("{HEAD}    features:\n      c: {{ aggregate: count, window: 1h }}\n");
+    for (from, to, line, word) in [
+        ("  user: { key: user_id, type: string }", "  user: { type: string }", 2, "key"),
+        ("  user: { key: user_id, type: string }", "  user: { key: user_id, type: float64 }", 2, "string or int64"),
+        ("  user: {", "  User: {", 2, "name"),
+        ("type: [string, int64]", "type: [string]", 3, "types"),
+        ("    key: user_id\n", "    key: user\n", 8, "user_id"),
+        ("    key: user_id\n", "    key: amount\n", 8, "string or int64"),
+        ("    event_time: { path: at, format: rfc3339 }\n", "", 7, "event_time"),
+        ("format: rfc3339", "format: iso8601", 9, "rfc3339"),
+        ("user_id: { type: string }\n", "user_id: { typ: string }\n", 11, "type"),
+        ("    entity: user\n", "    entity: usr\n", 17, "user"),
+        ("    source: payments\n", "    source: payment\n", 18, "payments"),
+        ("    source: payments\n", "", 16, "source"),
+        ("    source: payments\n", "    source: payments\n    wher: ok\n", 19, "where"),
+        ("    source: payments\n", "    source: payments\n    source: payments\n", 19, "twice"),
+        ("    entity: user\n", "    entity: pair\n    keys: { user_id: amount }\n", 18, "string"),
+        ("request:", "requests:", 4, "request"),
+        ("entities:", "\tentities:", 1, "YAML"),
+    ] {
+        let text = good.replacen(from, to, 1);
+        assert_ne!(text, good, "{from}");
+        let found = mistakes(&text);
+        let at = found.iter().find(|(l, m)| l.abs_diff(line) <= 1 && m.contains(word));
+        assert!(at.is_some(), "{to:?} should be named at line {line} with {word:?}: {found:?}");
+    }
+}
+
+#[test]
+fn on_demand_mistakes_and_circles_are_found() {
+    let with = |on_demand: &str| {
+        format!("{HEAD}    features:\n      c: {{ aggregate: count, window: 1h }}\n    on_demand:\n{on_demand}")
+    };
+    let found = mistakes(&with("      a: { expr: 'b + 1', type: int64 }\n      b: { expr: 'a + 1', type: int64 }\n"));
+    assert_eq!(found.iter().map(|(l, _)| *l).collect::<Vec<_>>(), [22, 23]);
+    let found = mistakes(&with("      a: { expr: 'request.amont * 2.0', type: float64 }\n"));
+    assert!(found[0].1.contains("request.amount"), "{found:?}");
+    let found = mistakes(&with("      a: { expr: 'request.amount', type: string }\n"));
+    assert!(found[0].1.contains("float64"), "{found:?}");
+    let found = mistakes(&with("      c: { expr: 'request.amount', type: float64 }\n"));
+    assert!(found[0].1.contains("twice"), "{found:?}");
+}
+
+#[test]
+fn all_mistakes_of_all_files_come_in_one_run() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (a, b) = (folder.path().join("a.yaml"), folder.path().join("b.yaml"));
+    std::fs::write(&a, format!("{HEAD}    features:\n      x: {{ aggregate: sum, window: 1h }}\n      y: {{ aggregate: count }}\n")).expect("writable");
+    std::fs::write(&b, "sources:\n  payments:\n    event_time: record\nentity: {}\n").expect("writable");
+    let (code, out, _) = run(&["check", a.to_str().expect("UTF-8"), b.to_str().expect("UTF-8")], None);
+    assert_eq!(code, 1);
+    let names: Vec<&str> = out.lines().map(|l| if l.contains("a.yaml") { "a" } else { "b" }).collect();
+    assert_eq!(names, ["a", "a", "b", "b"], "{out}");
+}
+
+#[test]
+fn places_in_expressions_count_columns() {
+    let text = format!("{HEAD}    features:\n      f: {{ aggregate: count, window: 1h, where: 'ok && amout > 1.0' }}\n");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let path = folder.path().join("features.yaml");
+    std::fs::write(&path, &text).expect("writable");
+    let (_, out, _) = run(&["check", path.to_str().expect("UTF-8")], None);
+    let column = text.lines().nth(19).and_then(|l| l.find("amout")).expect("it is there") + 1;
+    assert!(out.contains(&format!(":20:{column}: error: ")), "{out}");
+}

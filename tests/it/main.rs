@@ -1,0 +1,9 @@
+//! Tests from outside: the binary as a process, and the rules of the house.
+
+mod api;
+mod bad_input;
+mod crash;
+mod definitions;
+mod examples;
+mod harness;
+mod tidy;

@@ -1,0 +1,182 @@
+//! The rules of the house, read off the source: who may use whom, headers, sizes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use crate::harness::root;
+
+/// Modules, bottom to top, with those of the crate that each may use.
+const LAW: [(&str, &[&str]); 15] = [
+    ("model", &[]),
+    ("clock", &["model"]),
+    ("error", &[]),
+    ("config", &["error", "model"]),
+    ("expr", &["model"]),
+    ("operator", &["error", "expr", "model"]),
+    ("topology", &["config", "expr", "model", "operator"]),
+    ("codec", &["expr", "model", "operator", "topology"]),
+    ("log", &["clock", "codec", "error", "model"]),
+    ("state", &["codec", "error", "model", "operator"]),
+    ("task", &["codec", "error", "expr", "log", "model", "operator", "state", "topology"]),
+    ("worker", &["error", "log", "task"]),
+    (
+        "serving",
+        &[
+            "clock", "codec", "config", "error", "expr", "log", "model", "operator", "state",
+            "task", "telemetry", "topology",
+        ],
+    ),
+    ("telemetry", &[]),
+    (
+        "app",
+        &[
+            "clock", "config", "error", "log", "serving", "state", "task", "telemetry", "topology",
+            "worker",
+        ],
+    ),
+];
+
+/// Crates that only some files may name.
+const OWNED: [(&str, &[&str]); 6] = [
+    ("rocksdb::", &["src/state/rocks.rs", "src/log/embedded.rs"]),
+    ("saphyr_parser::", &["src/config/yaml.rs"]),
+    ("axum::", &["src/serving/rest.rs", "src/cli/run.rs"]),
+    ("tonic::", &["src/serving/grpc.rs", "src/cli/run.rs", "src/serving/generated/"]),
+    ("SystemTime::now", &["src/clock.rs"]),
+    ("parquet::", &["src/cli/convert.rs"]),
+];
+
+/// Lines of a file, at most.
+const LINES_MAX: usize = 600;
+/// Characters of a line, at most.
+const WIDTH_MAX: usize = 200;
+
+/// Modules of the crate that `text` names.
+fn used_modules(text: &str) -> Vec<String> {
+    let mut used = Vec::new();
+    for line in text.lines().map(str::trim_start).filter(|l| !l.starts_with("//")) {
+        for at in line.match_indices("crate::").map(|(i, m)| i + m.len()) {
+            let name: String =
+                line[at..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+            if !name.is_empty() && !used.contains(&name) {
+                used.push(name);
+            }
+        }
+    }
+    used
+}
+
+/// What is wrong with `text` as a file of `module`.
+fn broken_imports(module: &str, text: &str) -> Vec<String> {
+    let law: BTreeMap<&str, &[&str]> = LAW.into_iter().collect();
+    let Some(allowed) = law.get(module) else {
+        return vec![format!("module `{module}` has no place in the law")];
+    };
+    used_modules(text)
+        .into_iter()
+        .filter(|used| used != module && !allowed.contains(&used.as_str()))
+        .map(|used| format!("`{module}` may not use `{used}`"))
+        .collect()
+}
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("readable").map(|e| e.expect("readable").path()) {
+        if entry.is_dir() {
+            sources(&entry, found);
+        } else if entry.extension().is_some_and(|e| e == "rs") {
+            found.push(entry);
+        }
+    }
+}
+
+fn all_sources() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    for folder in ["src", "tests", "tools", "benches"] {
+        let folder = root().join(folder);
+        if folder.is_dir() {
+            sources(&folder, &mut found);
+        }
+    }
+    found
+        .into_iter()
+        .map(|path| {
+            let text = std::fs::read_to_string(&path).expect("readable");
+            let name = path.strip_prefix(root()).expect("below the root");
+            (name.to_string_lossy().into_owned(), text)
+        })
+        .collect()
+}
+
+#[test]
+fn modules_use_only_what_lies_below_them() {
+    let mut broken = Vec::new();
+    for (path, text) in all_sources() {
+        let Some(rest) = path.strip_prefix("src/") else { continue };
+        let module = rest.split(['/', '.']).next().unwrap_or_default();
+        if matches!(module, "lib" | "main" | "cli" | "oracle") {
+            continue;
+        }
+        broken.extend(broken_imports(module, &text).into_iter().map(|m| format!("{path}: {m}")));
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn the_import_law_sees_a_planted_violation() {
+    let planted = "use crate::model::Value;\nuse crate::clock::Clock;\n";
+    assert_eq!(broken_imports("operator", planted), ["`operator` may not use `clock`"]);
+    assert_eq!(broken_imports("operator", "// crate::clock\n"), [""; 0]);
+    assert!(!broken_imports("newcomer", "").is_empty());
+}
+
+#[test]
+fn the_law_itself_has_no_circles() {
+    for (index, (module, allowed)) in LAW.iter().enumerate() {
+        for used in *allowed {
+            let at = LAW.iter().position(|(m, _)| m == used).expect("a module");
+            let back = LAW[at].1.contains(module);
+            assert!(!back && at != index, "{module} and {used} use each other");
+        }
+    }
+}
+
+#[test]
+fn crates_are_named_only_by_their_owners() {
+    let mut broken = Vec::new();
+    for (path, text) in all_sources().iter().filter(|(p, _)| p.starts_with("src/")) {
+        for (name, owners) in OWNED {
+            let names_it = text
+                .lines()
+                .filter(|l| !l.trim_start().starts_with("//"))
+                .any(|l| l.contains(&format!(" {name}")) || l.contains(&format!("({name}")));
+            if names_it && !owners.iter().any(|o| path.starts_with(o)) {
+                broken.push(format!("{path} names {name}"));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}
+
+#[test]
+fn files_have_headers_and_bounded_sizes() {
+    let mut broken = Vec::new();
+    for (path, text) in all_sources().iter().filter(|(p, _)| !p.contains("generated/thalweg")) {
+        if !text.starts_with("//!") {
+            broken.push(format!("{path}: no `//!` header"));
+        }
+        let lines = text.lines().count();
+        if lines > LINES_MAX {
+            broken.push(format!("{path}: {lines} lines, over {LINES_MAX}"));
+        }
+        for (i, line) in text.lines().enumerate().filter(|(_, l)| l.chars().count() > WIDTH_MAX) {
+            broken.push(format!("{path}:{}: {} characters", i + 1, line.chars().count()));
+        }
+        // Spelt in two parts, so that this file does not find itself.
+        for banned in [concat!("#[ig", "nore"), concat!("todo", "!("), concat!("unimplem", "ented!(")] {
+            if text.contains(banned) {
+                broken.push(format!("{path}: {banned}"));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+}

@@ -1,0 +1,47 @@
+# Shared by the scripts of this folder: where things are built, and what has to be installed.
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+# One folder for all checkouts and scripts, outside of them: the C++ of RocksDB is built once.
+cache="${XDG_CACHE_HOME:-$HOME/.cache}"
+[ "$(uname)" = Darwin ] && cache="$HOME/Library/Caches"
+export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/thalweg/target}"
+
+say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
+
+as_root() {
+    if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+# Installs the compiler and the library that RocksDB's bindings are made with.
+install_build_tools() {
+    if ! command -v cargo >/dev/null; then
+        [ -x "$HOME/.cargo/bin/cargo" ] && export PATH="$HOME/.cargo/bin:$PATH"
+    fi
+    if ! command -v cargo >/dev/null; then
+        say "Rust is missing. Install it with rustup (https://rustup.rs), then run this again."
+        exit 1
+    fi
+    case "$(uname)" in
+    Darwin)
+        xcode-select -p >/dev/null 2>&1 || { say "Run: xcode-select --install"; exit 1; }
+        if command -v brew >/dev/null && ! brew list llvm >/dev/null 2>&1; then
+            say "Installing llvm (once) …"
+            brew install llvm
+        fi
+        command -v brew >/dev/null && LIBCLANG_PATH="$(brew --prefix llvm)/lib" && export LIBCLANG_PATH
+        ;;
+    *)
+        local missing=()
+        command -v clang >/dev/null || missing+=(clang)
+        command -v make >/dev/null || missing+=(make)
+        command -v c++ >/dev/null || missing+=(g++)
+        ls /usr/lib/llvm-*/lib/libclang*.so* >/dev/null 2>&1 || missing+=(libclang-dev)
+        command -v python3 >/dev/null || missing+=(python3)
+        if [ ${#missing[@]} -gt 0 ]; then
+            say "Installing ${missing[*]} …"
+            as_root apt-get update -qq
+            as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >/dev/null
+        fi
+        ;;
+    esac
+}
