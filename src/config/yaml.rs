@@ -116,8 +116,17 @@ impl Node {
 /// The mistakes that keep it from being a tree: ill-formed YAML, repeated keys, excess.
 pub fn parse(text: &str, file: usize) -> Result<Node, Vec<Mistake>> {
     let mut builder = Builder { file, events: Parser::new_from_str(text), nodes: 0, anchors: HashMap::new(), mistakes: Vec::new() };
-    let root = builder.document().map_err(|m| vec![m])?;
+    let root = builder.document().map_err(|m| vec![tab(text, file).unwrap_or(m)])?;
     if builder.mistakes.is_empty() { Ok(root) } else { Err(builder.mistakes) }
+}
+
+/// The first line that is indented with a tab: the usual cause of errors that are reported far
+/// below it.
+fn tab(text: &str, file: usize) -> Option<Mistake> {
+    let is_tabbed = |line: &str| line.trim_start_matches(' ').starts_with('\t');
+    let index = text.lines().position(is_tabbed)?;
+    let message = "not YAML: a tab in the indentation; expected spaces".to_owned();
+    Some(Mistake { place: Place { file, line: index + 1, column: 1 }, message })
 }
 
 struct Builder<'a> {
