@@ -100,6 +100,9 @@ pub fn timestamp(raw: Raw<'_>, form: &TimeText, coerce: bool) -> Option<i64> {
         TimeText::Rfc3339(zone) => time::parse_rfc3339(&plain(raw)?, zone.as_ref()),
         TimeText::Unix(digits) => with_number(raw, coerce, |text| {
             let digits = i64::from(*digits);
+            if let (Some(whole), true) = (decimal::int64(text), digits < 6) {
+                return time::in_range(i128::from(whole) * if digits == 0 { 1000 } else { 1 });
+            }
             // Only seconds may have a fraction; all are floored to the millisecond.
             if digits > 0 && !decimal::scaled(text, 0)?.is_exact {
                 return None;

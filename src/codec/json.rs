@@ -105,16 +105,19 @@ const SYNTAX: &str = "not well-formed JSON";
 const CUT: &str = "the JSON object ends too early";
 
 impl<'a> Scanner<'a, '_> {
+    #[inline(always)]
     fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
     }
 
+    #[inline(always)]
     fn skip_space(&mut self) {
         while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
             self.at += 1;
         }
     }
 
+    #[inline(always)]
     fn expect(&mut self, byte: u8) -> Scanned {
         match self.peek() {
             Some(b) if b == byte => {
@@ -300,6 +303,7 @@ impl<'a> Scanner<'a, '_> {
 
     /// Moves to the next quote, backslash or control character, eight bytes at a time (the
     /// has-less-than and has-value tricks of Anderson's *Bit Twiddling Hacks*).
+    #[inline(always)]
     fn skip_plain(&mut self) {
         const ONES: u64 = 0x0101_0101_0101_0101;
         const HIGH: u64 = 0x8080_8080_8080_8080;

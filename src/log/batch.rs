@@ -48,6 +48,11 @@ impl RecordView<'_> {
 }
 
 const HEAD_BYTES: usize = 13;
+/// Bytes of a stored batch, about.
+const BATCH_BYTES: usize = 128 << 10;
+
+/// Name and value of a header.
+pub type Header = (String, Vec<u8>);
 
 impl LogBatch {
     /// Reads a stored batch.
@@ -95,7 +100,7 @@ impl LogBatch {
 
 /// Collects records into a batch.
 #[derive(Debug)]
-pub struct BatchBuilder {
+pub(super) struct BatchBuilder {
     bytes: Vec<u8>,
     count: u32,
 }
@@ -111,56 +116,73 @@ impl Default for BatchBuilder {
 
 impl BatchBuilder {
     /// Adds a record.
-    pub fn push(&mut self, record: &Record) {
-        put_optional_bytes(&mut self.bytes, record.key.as_deref());
-        put_optional_bytes(&mut self.bytes, record.value.as_deref());
-        self.bytes.extend((record.headers.len() as u16).to_le_bytes());
-        for (name, value) in &record.headers {
+    fn push(&mut self, key: Option<&[u8]>, value: Option<&[u8]>, headers: &[Header]) {
+        put_optional_bytes(&mut self.bytes, key);
+        put_optional_bytes(&mut self.bytes, value);
+        self.bytes.extend((headers.len() as u16).to_le_bytes());
+        for (name, value) in headers {
             put_bytes(&mut self.bytes, name.as_bytes());
             put_bytes(&mut self.bytes, value);
         }
         self.count += 1;
     }
 
-    /// Bytes so far.
-    pub fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.bytes.len()
     }
 
-    /// Whether no record was added.
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
     /// The batch at `base`, of log timestamp `time`.
-    pub fn finish(mut self, base: Offset, time: Millis) -> LogBatch {
+    pub(super) fn finish(mut self, base: Offset, time: Millis) -> LogBatch {
         self.bytes[1..9].copy_from_slice(&time.to_le_bytes());
         self.bytes[9..13].copy_from_slice(&self.count.to_le_bytes());
         LogBatch { base, count: self.count, time, bytes: self.bytes }
     }
 }
 
-/// Splits records into batches per partition of about `bytes_max`, in order.
-pub(super) fn batches(
-    records: Vec<(u32, Record)>,
-    bytes_max: usize,
-) -> Vec<(u32, Vec<BatchBuilder>)> {
-    let mut by_partition: Vec<(u32, Vec<BatchBuilder>)> = Vec::new();
-    for (partition, record) in records {
-        let index = match by_partition.iter().position(|(p, _)| *p == partition) {
+/// Records to append to a topic, by partition, already in batches.
+#[derive(Debug, Default)]
+pub struct Append {
+    /// Topic.
+    pub topic: String,
+    partitions: Vec<(u32, Vec<BatchBuilder>)>,
+}
+
+impl Append {
+    /// No records for `topic` yet.
+    pub fn to(topic: &str) -> Self {
+        Self { topic: topic.to_owned(), partitions: Vec::new() }
+    }
+
+    /// Whether there is no record.
+    pub fn is_empty(&self) -> bool {
+        self.partitions.is_empty()
+    }
+
+    /// Adds a record behind the others of its partition.
+    pub fn push(&mut self, partition: u32, key: Option<&[u8]>, value: Option<&[u8]>, headers: &[Header]) {
+        let index = match self.partitions.iter().position(|(p, _)| *p == partition) {
             Some(index) => index,
             None => {
-                by_partition.push((partition, vec![BatchBuilder::default()]));
-                by_partition.len() - 1
+                self.partitions.push((partition, vec![BatchBuilder::default()]));
+                self.partitions.len() - 1
             }
         };
-        let builders = &mut by_partition[index].1;
-        if builders.last().is_none_or(|b| b.len() >= bytes_max) {
+        let builders = &mut self.partitions[index].1;
+        if builders.last().is_none_or(|b| b.len() >= BATCH_BYTES) {
             builders.push(BatchBuilder::default());
         }
         if let Some(builder) = builders.last_mut() {
-            builder.push(&record);
+            builder.push(key, value, headers);
         }
     }
-    by_partition
+
+    /// Adds a record.
+    pub fn push_record(&mut self, partition: u32, record: &Record) {
+        self.push(partition, record.key.as_deref(), record.value.as_deref(), &record.headers);
+    }
+
+    /// Batches by partition.
+    pub(super) fn into_partitions(self) -> Vec<(u32, Vec<BatchBuilder>)> {
+        self.partitions
+    }
 }

@@ -17,15 +17,13 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex, RwLock};
 use rocksdb::{DB, DBCompressionType, Options, WriteBatch, WriteOptions};
 
-use super::batch::{LogBatch, batches};
+use super::batch::LogBatch;
 use super::{Append, Log, Transaction};
 use crate::clock::Clock;
 use crate::codec::bytes::Reader;
 use crate::error::{Error, Result};
 use crate::model::{Millis, Offset};
 
-/// Bytes of a stored batch, about.
-const BATCH_BYTES: usize = 128 << 10;
 /// Requests that may wait for the writer.
 const QUEUE: usize = 1024;
 /// Bytes that one group commit aims to stay below.
@@ -528,7 +526,7 @@ impl Writer {
         let topic = topic.ok_or_else(|| Error::not_found(format!("no topic `{}`", append.topic)))?;
         let time = self.shared.clock.now();
         let mut positions = BTreeMap::new();
-        for (partition, builders) in batches(append.records, BATCH_BYTES) {
+        for (partition, builders) in append.into_partitions() {
             let is_same = |t: &Arc<Topic>, p: u32| t.id == topic.id && p == partition;
             let pending = placed.iter().rev().find(|(t, p, _)| is_same(t, *p));
             let mut base = match pending {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::batch::{LogBatch, batches};
+use super::batch::LogBatch;
 use super::{Append, Log, Transaction};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -44,7 +44,7 @@ impl MemoryLog {
         let topic = inner.topics.get_mut(&append.topic);
         let topic = topic.ok_or_else(|| Error::not_found(format!("no topic `{}`", append.topic)))?;
         let mut positions = BTreeMap::new();
-        for (partition, builders) in batches(append.records, 64 << 10) {
+        for (partition, builders) in append.into_partitions() {
             let log = &mut topic[partition as usize];
             for builder in builders {
                 let batch = builder.finish(log.next, time);

@@ -12,21 +12,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::model::{Offset, Record};
+use crate::model::Offset;
 
-pub use batch::{BatchBuilder, LogBatch, RecordView};
+pub use batch::{Append, Header, LogBatch, RecordView};
 #[cfg(feature = "rocksdb")]
 pub use embedded::{EmbeddedLog, FsyncPolicy, LogOptions, hold_folder};
 pub use memory::MemoryLog;
-
-/// Records to append, with their partitions.
-#[derive(Debug, Default)]
-pub struct Append {
-    /// Topic.
-    pub topic: String,
-    /// Records with their partitions, in order.
-    pub records: Vec<(u32, Record)>,
-}
 
 /// What one task commits (PROTOCOL 2, 3, 15, 16).
 #[derive(Debug)]

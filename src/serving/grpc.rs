@@ -122,7 +122,10 @@ impl FeatureService for Service {
         let view = self.view()?;
         let proto::AppendRequest { topic, events } = request.into_inner();
         let appended = events.len() as u64;
-        let positions = tokio::task::spawn_blocking(move || view.append(&topic, events))
+        let positions = tokio::task::spawn_blocking(move || {
+            let payloads: Vec<&[u8]> = events.iter().map(Vec::as_slice).collect();
+            view.append(&topic, &payloads)
+        })
             .await
             .map_err(|e| refused(&Error::internal(format!("a request has panicked: {e}"))))?
             .map_err(|e| refused(&e))?;

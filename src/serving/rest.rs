@@ -178,7 +178,7 @@ async fn append(
     let (appended, positions) = blocking(move || {
         let payloads = if is_lines { lines(&body) } else { elements(&body)? };
         let appended = payloads.len();
-        Ok((appended, view.append(&topic, payloads)?))
+        Ok((appended, view.append(&topic, &payloads)?))
     })
     .await?;
     let positions = rest_lookup::positions_json(&positions);
@@ -197,19 +197,24 @@ fn is_ndjson(headers: &HeaderMap) -> Option<bool> {
 }
 
 /// Lines that are not blank.
-fn lines(body: &[u8]) -> Vec<Vec<u8>> {
-    body.split(|b| *b == b'\n')
+fn lines(body: &[u8]) -> Vec<&[u8]> {
+    let mut from = 0;
+    let ends = memchr::memchr_iter(b'\n', body).chain([body.len()]);
+    ends.map(move |end| {
+        let line = &body[from..end];
+        from = end + 1;
+        line
+    })
         .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
         .filter(|line| !line.trim_ascii().is_empty())
-        .map(<[u8]>::to_vec)
         .collect()
 }
 
 /// Elements of a JSON array, as they were written.
-fn elements(body: &[u8]) -> Result<Vec<Vec<u8>>> {
+fn elements(body: &[u8]) -> Result<Vec<&[u8]>> {
     let items: Vec<&RawValue> = serde_json::from_slice(body)
         .map_err(|e| Error::invalid(format!("the body is no JSON array: {e}")))?;
-    Ok(items.into_iter().map(|item| item.get().as_bytes().to_vec()).collect())
+    Ok(items.into_iter().map(|item| item.get().as_bytes()).collect())
 }
 
 async fn online(State(shared): State<Shared>, body: Body) -> Result<Response> {

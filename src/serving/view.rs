@@ -9,7 +9,7 @@ use crate::codec::KeyReader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::names::nearest;
 use crate::log::{Append, Log};
-use crate::model::{Millis, Positions, Record, partition_of};
+use crate::model::{Millis, Positions, partition_of};
 use crate::task::{Status, Task, TaskInput};
 use crate::telemetry::Metrics;
 use crate::topology::{Group, Topology};
@@ -97,7 +97,7 @@ impl View {
     ///
     /// # Errors
     /// An unknown topic; or nothing was appended.
-    pub fn append(&self, topic: &str, payloads: Vec<Vec<u8>>) -> Result<Positions> {
+    pub fn append(&self, topic: &str, payloads: &[&[u8]]) -> Result<Positions> {
         let started = Instant::now();
         let Some(key_reader) = self.keys.get(topic) else {
             let hint = nearest(topic, self.keys.keys().map(String::as_str))
@@ -105,18 +105,15 @@ impl View {
             return Err(Error::not_found(format!("no source reads a topic `{topic}`")).with_hint(hint));
         };
         let partitions = self.log.partitions(topic).unwrap_or(1);
-        let records = payloads
-            .into_iter()
-            .map(|payload| {
-                let key = key_reader.as_ref().and_then(|reader| reader.read(&payload));
-                let partition = partition_of(key.as_deref().unwrap_or(&payload), partitions);
-                (partition, Record { key, value: Some(payload), headers: Vec::new() })
-            })
-            .collect::<Vec<_>>();
+        let mut append = Append::to(topic);
+        for payload in payloads {
+            let key = key_reader.as_ref().and_then(|reader| reader.read(payload));
+            let partition = partition_of(key.as_deref().unwrap_or(payload), partitions);
+            append.push(partition, key.as_deref(), Some(payload), &[]);
+        }
         let mut positions = Positions::new();
-        if !records.is_empty() {
-            let ends = self.log.append(Append { topic: topic.to_owned(), records })?;
-            positions.insert(topic.to_owned(), ends);
+        if !append.is_empty() {
+            positions.insert(topic.to_owned(), self.log.append(append)?);
         }
         self.metrics.write_latency(started.elapsed());
         Ok(positions)

@@ -149,6 +149,9 @@ impl IdSet {
     /// Drops ids of `partition` with event times before `limit`; returns rows that are now dead.
     pub(super) fn expire(&mut self, partition: u32, limit: Millis) -> Vec<u64> {
         let mut dead = Vec::new();
+        if self.chunks.is_empty() {
+            return dead;
+        }
         self.chunks.retain_mut(|chunk| {
             if chunk.partition != partition || chunk.lo >= limit {
                 return true;

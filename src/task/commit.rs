@@ -11,7 +11,7 @@ use super::{Status, TaskInput};
 use crate::codec::repartition::Marker;
 use crate::error::Result;
 use crate::log::{Append, TaskCommit, Transaction};
-use crate::model::{Millis, Record};
+use crate::model::Millis;
 use crate::state::{Batch, head_key, row_key};
 
 /// Bytes of units that memory pressure makes due in one commit.
@@ -70,9 +70,7 @@ impl Runner {
         let mut rows = sweep;
         let due = self.capture(&mut rows, now, everything);
         let barrier = self.next_barrier();
-        for (topic, records) in self.outputs.drain() {
-            transaction.appends.push(Append { topic, records });
-        }
+        transaction.appends.extend(self.outputs.drain().map(|(_, append)| append));
         self.add_markers(transaction);
         transaction.must_sync |= !rows.changes.is_empty();
         transaction.commits.push(TaskCommit {
@@ -176,9 +174,11 @@ impl Runner {
             };
             let topic = to.group.repartition_topic(&self.options.app);
             let count = self.log.partitions(&topic).unwrap_or(0);
-            let record = Record { key: None, value: Some(marker.encode()), headers: Vec::new() };
-            let records = (0..count).map(|p| (p, record.clone())).collect();
-            transaction.appends.push(Append { topic, records });
+            let (mut append, value) = (Append::to(&topic), marker.encode());
+            for partition in 0..count {
+                append.push(partition, None, Some(&value), &[]);
+            }
+            transaction.appends.push(append);
         }
     }
 

@@ -11,8 +11,8 @@ use super::{Contained, GroupCounts, SourceProgress, Status, Task, TaskInput};
 use crate::codec::Reason;
 use crate::codec::repartition::{Routed, RoutedEvent, decode as decode_routed};
 use crate::error::{Error, Result};
-use crate::log::{Log, LogBatch, RecordView};
-use crate::model::{Millis, Offset, Record, partition_of};
+use crate::log::{Append, Log, LogBatch, RecordView};
+use crate::model::{Millis, Offset, partition_of};
 use crate::operator::EventBuf;
 use crate::state::{Arrival, Outcome, StoredRows, Unit, head_key, unit_prefix};
 
@@ -42,6 +42,8 @@ struct Ready {
     advance: Millis,
     stream_time: Millis,
     id: Option<u128>,
+    /// Where its unit is cached, if it was when last looked.
+    cached: Option<u32>,
 }
 
 /// A change that is not in the store yet.
@@ -76,7 +78,7 @@ pub struct Runner {
     pub(super) dirty: VecDeque<Dirty>,
     pub(super) marks: VecDeque<Mark>,
     /// Outputs of offsets that are not committed, by topic.
-    pub(super) outputs: HashMap<String, Vec<(u32, Record)>>,
+    pub(super) outputs: HashMap<String, Append>,
     pub(super) fingerprints: BTreeMap<String, u64>,
     pub(super) sweep_from: Vec<u8>,
     pub(super) swept_at: Instant,
@@ -233,9 +235,17 @@ impl Runner {
             partition: self.task.partition,
             source: &self.stages[stage].source.name,
         };
-        let letter = dead_letter(record, &from, reason, detail, self.dead_letter_partitions);
-        let topic = format!("{}-dead-letters", self.options.app);
-        self.outputs.entry(topic).or_default().push(letter);
+        let (to, letter) =
+            dead_letter(record, &from, reason, detail, self.dead_letter_partitions);
+        self.output(&format!("{}-dead-letters", self.options.app)).push_record(to, &letter);
+    }
+
+    /// Records that the next commit appends to `topic`.
+    fn output(&mut self, topic: &str) -> &mut Append {
+        if !self.outputs.contains_key(topic) {
+            self.outputs.insert(topic.to_owned(), Append::to(topic));
+        }
+        self.outputs.get_mut(topic).expect("just inserted")
     }
 
     fn project(
@@ -278,9 +288,8 @@ impl Runner {
                     let topic = to.group.repartition_topic(&self.options.app);
                     let count = self.log.partitions(&topic).unwrap_or(1);
                     let partition = partition_of(&key, count);
-                    let value = Some(routed.encode(&to.group.layout));
-                    let record = Record { key: Some(key), value, headers: Vec::new() };
-                    self.outputs.entry(topic).or_default().push((partition, record));
+                    let value = routed.encode(&to.group.layout);
+                    self.output(&topic).push(partition, Some(&key), Some(&value), &[]);
                 }
                 Projection::Projected => {}
             }
@@ -329,7 +338,8 @@ impl Runner {
         for ready in &self.ready[..self.used] {
             let to = &task.groups[ready.slot];
             let layout = &to.group.layout;
-            let slot = match state.cache.find(&ready.prefix) {
+            // Nothing is evicted between the look and here.
+            let slot = match ready.cached.or_else(|| state.cache.find(&ready.prefix)) {
                 Some(slot) => slot,
                 None => {
                     let unit = loaded.remove(&ready.prefix).flatten();
@@ -379,13 +389,15 @@ impl Runner {
     }
 
     /// Units of ready events that are not cached, read outside the lock that readers wait for.
-    fn load_missing(&self) -> Result<HashMap<Vec<u8>, Option<Unit>>> {
+    fn load_missing(&mut self) -> Result<HashMap<Vec<u8>, Option<Unit>>> {
         let mut missing: HashMap<Vec<u8>, Option<Unit>> = HashMap::new();
-        let state = self.task.state.read();
+        let task = Arc::clone(&self.task);
+        let state = task.state.read();
         let mut keys = Vec::new();
         let mut slots = Vec::new();
-        for ready in &self.ready[..self.used] {
-            if state.cache.find(&ready.prefix).is_none() && !missing.contains_key(&ready.prefix) {
+        for ready in &mut self.ready[..self.used] {
+            ready.cached = state.cache.find(&ready.prefix);
+            if ready.cached.is_none() && !missing.contains_key(&ready.prefix) {
                 missing.insert(ready.prefix.clone(), None);
                 keys.push(head_key(&ready.prefix));
                 slots.push((ready.slot, ready.prefix.clone()));
