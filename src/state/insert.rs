@@ -143,7 +143,9 @@ impl Unit {
         for row in changes.dead {
             self.drop_row(row);
         }
-        self.fresh.extend(changes.fresh.into_iter().map(|(row, bytes)| (row, bytes.into())));
+        for (row, bytes) in changes.fresh {
+            self.adopt_row(row, bytes);
+        }
         Ok(())
     }
 

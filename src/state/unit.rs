@@ -55,8 +55,10 @@ pub struct Unit {
     pub(super) tail: EventBuf,
     pub(super) entries: Vec<Entry>,
     pub(super) ids: IdSet,
-    /// Rows that the store does not have yet.
-    pub(super) fresh: Vec<(u64, Box<[u8]>)>,
+    /// Rows that the store does not have yet, by ascending id.
+    fresh: Vec<(u64, Box<[u8]>)>,
+    /// Bytes of fresh rows: a hot unit has thousands, and is measured at each event.
+    fresh_bytes: usize,
     /// Rows that the store still has.
     pub(super) dead: Vec<u64>,
     /// First offset whose change is not in the store.
@@ -75,6 +77,7 @@ impl Default for Unit {
             entries: Vec::new(),
             ids: IdSet::default(),
             fresh: Vec::new(),
+            fresh_bytes: 0,
             dead: Vec::new(),
             dirty_from: None,
         }
@@ -84,9 +87,9 @@ impl Default for Unit {
 impl Unit {
     /// Bytes in memory, roughly.
     pub fn bytes(&self) -> usize {
-        let entries: usize =
-            self.entries.iter().map(|e| size_of::<Entry>() + e.words.len() * 8 + 16).sum();
-        let fresh: usize = self.fresh.iter().map(|(_, row)| row.len() + 48).sum();
+        let entry = self.entries.first().map_or(0, |e| size_of::<Entry>() + e.words.len() * 8 + 16);
+        let entries = self.entries.len() * entry;
+        let fresh = self.fresh_bytes + self.fresh.len() * 48;
         let base = self.base.as_ref().map_or(0, |b| 128 + b.words.len() * 8 + b.ends.len() * 96);
         size_of::<Self>() + self.tail.capacity_bytes() + entries + fresh + base + self.ids.bytes()
     }
@@ -137,27 +140,36 @@ impl Unit {
     /// Notes that HEAD and its unwritten rows are in the store.
     pub fn mark_written(&mut self) {
         self.fresh = Vec::new();
+        self.fresh_bytes = 0;
         self.dead = Vec::new();
         self.dirty_from = None;
     }
 
     pub(super) fn fresh_row(&self, id: u64) -> Option<&[u8]> {
-        self.fresh.iter().find(|(row, _)| *row == id).map(|(_, bytes)| &**bytes)
+        let index = self.fresh.binary_search_by_key(&id, |(row, _)| *row).ok()?;
+        Some(&self.fresh[index].1)
     }
 
     pub(super) fn add_row(&mut self, bytes: Vec<u8>) -> u64 {
         let id = self.next_row;
         self.next_row += 1;
-        self.fresh.push((id, bytes.into()));
+        self.adopt_row(id, bytes);
         id
     }
 
+    /// Takes a row whose id was drawn from `next_row` last.
+    pub(super) fn adopt_row(&mut self, id: u64, bytes: Vec<u8>) {
+        self.fresh_bytes += bytes.len();
+        self.fresh.push((id, bytes.into()));
+    }
+
     pub(super) fn drop_row(&mut self, id: u64) {
-        match self.fresh.iter().position(|(row, _)| *row == id) {
-            Some(index) => {
-                self.fresh.swap_remove(index);
+        match self.fresh.binary_search_by_key(&id, |(row, _)| *row) {
+            Ok(index) => {
+                let (_, bytes) = self.fresh.remove(index);
+                self.fresh_bytes -= bytes.len();
             }
-            None => self.dead.push(id),
+            Err(_) => self.dead.push(id),
         }
     }
 
