@@ -47,6 +47,8 @@ pub mod state;
 pub mod task;
 pub mod worker;
 
+pub mod oracle;
+
 pub mod serving;
 pub mod telemetry;
 

@@ -16,6 +16,8 @@ mod functions;
 mod lexer;
 mod parser;
 pub mod stats;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::sync::Arc;

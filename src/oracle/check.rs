@@ -193,7 +193,7 @@ fn check(syntax: &Syntax, scope: &[(String, Shape)]) -> Result<Typed, String> {
         Syntax::List(items) => check_list(items, scope),
         Syntax::Unary(operator, operand) => check_unary(*operator, check(operand, scope)?),
         Syntax::Binary(operator, left, right) => {
-            check_binary(operator, check(left, scope)?, check(right, scope)?)
+            check_binary(*operator, check(left, scope)?, check(right, scope)?)
         }
         Syntax::Condition(condition, then, otherwise) => {
             let condition = check(condition, scope)?;
@@ -230,7 +230,7 @@ fn check_member(base: &Syntax, name: &str, scope: &[(String, Shape)]) -> Result<
     let base = check(base, scope)?;
     let shape = match &base.shape {
         Shape::Null => Shape::Null,
-        Shape::Map(item) => item.as_ref().clone(),
+        Shape::Map(item) => (**item).clone(),
         Shape::Record(entries) => entries
             .iter()
             .find(|(known, _)| known == name)
@@ -244,10 +244,8 @@ fn check_member(base: &Syntax, name: &str, scope: &[(String, Shape)]) -> Result<
 fn check_index(base: Typed, key: Typed) -> Result<Typed, String> {
     let shape = match (&base.shape, &key.shape) {
         (Shape::Null, _) => Shape::Null,
-        (Shape::Map(item), Shape::String | Shape::Int | Shape::Bool | Shape::Null) => {
-            item.as_ref().clone()
-        }
-        (Shape::List(item), Shape::Int | Shape::Null) => item.as_ref().clone(),
+        (Shape::Map(item), Shape::String | Shape::Int | Shape::Bool | Shape::Null)
+        | (Shape::List(item), Shape::Int | Shape::Null) => (**item).clone(),
         (base, key) => return Err(format!("{base:?} has no index of {key:?}")),
     };
     Ok(Typed { shape, form: Form::Index(Box::new(base), Box::new(key)) })

@@ -17,12 +17,11 @@ pub(super) fn check_call(name: &str, arguments: Vec<Typed>) -> Result<Typed, Str
         "min" | "max" => check_extreme(name, arguments),
         "size" => {
             expect_count(name, &arguments, 1, 1)?;
-            match arguments[0].shape {
-                Shape::String | Shape::List(_) | Shape::Map(_) | Shape::Null => {
-                    Ok(call(Shape::Int, name, arguments))
-                }
-                ref other => Err(format!("`size` of {other:?}")),
+            let shape = arguments[0].shape.clone();
+            if !matches!(shape, Shape::String | Shape::List(_) | Shape::Map(_) | Shape::Null) {
+                return Err(format!("`size` of {shape:?}"));
             }
+            Ok(call(Shape::Int, name, arguments))
         }
         "lower" | "upper" => {
             expect_count(name, &arguments, 1, 1)?;
@@ -89,7 +88,7 @@ fn check_common(name: &str, arguments: Vec<Typed>) -> Result<Typed, String> {
 
 fn check_extreme(name: &str, arguments: Vec<Typed>) -> Result<Typed, String> {
     if let [Typed { shape: Shape::List(item), .. }] = arguments.as_slice() {
-        let shape = item.as_ref().clone();
+        let shape = (**item).clone();
         return Ok(call(shape, name, arguments));
     }
     let typed = check_common(name, arguments)?;

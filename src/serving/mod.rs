@@ -14,6 +14,7 @@ mod rest;
 #[cfg(feature = "serving")]
 mod rest_lookup;
 mod stats;
+pub mod verify;
 mod view;
 
 pub use compute::{Cell, Status};

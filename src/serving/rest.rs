@@ -54,6 +54,7 @@ pub fn router(access: Access, door: Door, body_max: usize, in_flight_max: usize)
             .route("/v1/features/online", post(online)),
         Door::Operate => routes
             .route("/v1/inspect/partitions", get(inspect_partitions))
+            .route("/v1/inspect/verify/{entities}/{seed}", get(inspect_verify))
             .route("/v1/inspect/definitions", get(inspect_definitions))
             .route("/v1/inspect/dead-letters", get(inspect_dead_letters))
             .route("/v1/inspect/keys/{group}", get(inspect_keys))
@@ -275,6 +276,15 @@ async fn inspect_partitions(State(shared): State<Shared>) -> Result<Response> {
 
 async fn inspect_definitions(State(shared): State<Shared>) -> Result<Response> {
     Ok(axum::Json(inspect::definitions(&*shared.view()?)).into_response())
+}
+
+async fn inspect_verify(
+    State(shared): State<Shared>,
+    Path((entities, seed)): Path<(usize, u64)>,
+) -> Result<Response> {
+    let view = shared.view()?;
+    let report = blocking(move || super::verify::verify(&view, entities, seed)).await?;
+    Ok(axum::Json(report).into_response())
 }
 
 async fn inspect_dead_letters(State(shared): State<Shared>) -> Result<Response> {

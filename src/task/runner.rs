@@ -19,7 +19,7 @@ use crate::state::{Arrival, Outcome, StoredRows, Unit, head_key, unit_prefix};
 /// Bytes of input that one step reads.
 const STEP_BYTES: usize = 1 << 20;
 /// Records that are applied under one lock: readers wait no longer than these take.
-const CHUNK: usize = 256;
+const CHUNK: usize = 64;
 
 /// Settings of a task's work.
 #[derive(Clone, Debug)]

@@ -21,6 +21,8 @@ use crate::operator::{Feature, Layout};
 /// A validated plan of everything that is defined.
 #[derive(Debug, Default)]
 pub struct Topology {
+    /// What it was made from.
+    pub definitions: Definitions,
     /// Entities.
     pub entities: Vec<Entity>,
     /// Request values: name and type.
@@ -208,7 +210,8 @@ impl Topology {
     /// Every mistake, by place.
     pub fn of_files(files: DefinitionFiles) -> Result<Self, (Vec<Mistake>, Vec<PathBuf>)> {
         let DefinitionFiles { paths, definitions, mut mistakes } = files;
-        let topology = Self::build(&definitions, &mut mistakes);
+        let mut topology = Self::build(&definitions, &mut mistakes);
+        topology.definitions = definitions;
         if mistakes.is_empty() { Ok(topology) } else { Err((mistakes.sorted(), paths)) }
     }
 

@@ -36,10 +36,6 @@ impl Place {
         self.folder.path().join("thalweg.yaml")
     }
 
-    pub fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
-    }
-
     /// Starts the engine and waits until it is ready.
     pub fn start(&self) -> Engine {
         let mut child = Command::new(env!("CARGO_BIN_EXE_thalweg"))

@@ -4,6 +4,7 @@ mod api;
 mod bad_input;
 mod crash;
 mod definitions;
+mod exactness;
 mod examples;
 mod harness;
 mod tidy;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use crate::harness::root;
 
 /// Modules, bottom to top, with those of the crate that each may use.
-const LAW: [(&str, &[&str]); 15] = [
+const LAW: [(&str, &[&str]); 16] = [
     ("model", &[]),
     ("clock", &["model"]),
     ("error", &[]),
@@ -19,11 +19,12 @@ const LAW: [(&str, &[&str]); 15] = [
     ("state", &["codec", "error", "model", "operator"]),
     ("task", &["codec", "error", "expr", "log", "model", "operator", "state", "topology"]),
     ("worker", &["error", "log", "task"]),
+    ("oracle", &["config", "model"]),
     (
         "serving",
         &[
-            "clock", "codec", "config", "error", "expr", "log", "model", "operator", "state",
-            "task", "telemetry", "topology",
+            "clock", "codec", "config", "error", "expr", "log", "model", "operator", "oracle",
+            "state", "task", "telemetry", "topology",
         ],
     ),
     ("telemetry", &[]),
@@ -113,7 +114,7 @@ fn modules_use_only_what_lies_below_them() {
     for (path, text) in all_sources() {
         let Some(rest) = path.strip_prefix("src/") else { continue };
         let module = rest.split(['/', '.']).next().unwrap_or_default();
-        if matches!(module, "lib" | "main" | "cli" | "oracle") {
+        if matches!(module, "lib" | "main" | "cli") || path.ends_with("tests.rs") {
             continue;
         }
         broken.extend(broken_imports(module, &text).into_iter().map(|m| format!("{path}: {m}")));

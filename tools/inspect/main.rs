@@ -71,6 +71,15 @@ enum Command {
         #[arg(long, default_value_t = 20)]
         n: usize,
     },
+    /// Recomputes features from the log with a naive program and prints differences
+    Verify {
+        /// How many random entities
+        #[arg(long, default_value_t = 1000)]
+        entities: usize,
+        /// Seed of all chance
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Waits until everything that was appended is applied and committed
     Wait,
 }
@@ -87,7 +96,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let outcome = target(&arguments).and_then(|target| run(&target, &arguments.command));
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(message) => {
             eprintln!("error: {message}");
             ExitCode::from(3)
@@ -122,7 +131,7 @@ fn target(arguments: &Arguments) -> Outcome<Target> {
 fn ask(url: &str, body: Option<&Json>) -> Outcome<String> {
     let agent = ureq::Agent::config_builder()
         .http_status_as_error(false)
-        .timeout_global(Some(Duration::from_secs(60)))
+        .timeout_global(Some(Duration::from_secs(600)))
         .build()
         .new_agent();
     let sent = match body {
@@ -199,7 +208,7 @@ fn encoded(text: &str) -> String {
         .collect()
 }
 
-fn run(target: &Target, command: &Command) -> Outcome<()> {
+fn run(target: &Target, command: &Command) -> Outcome<ExitCode> {
     match command {
         Command::Partitions => {
             println!("{:<44} {:>10} {:>12} {:>12} {:>12} {:>8}", "task", "state", "applied", "committed", "redo from", "lag");
@@ -228,8 +237,22 @@ fn run(target: &Target, command: &Command) -> Outcome<()> {
             }
         }
         Command::Wait => wait(target)?,
+        Command::Verify { entities, seed } => return verify(target, *entities, *seed),
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+fn verify(target: &Target, entities: usize, seed: u64) -> Outcome<ExitCode> {
+    wait(target)?;
+    let report = match target {
+        Target::Server(_) => target.json(&format!("verify/{entities}/{seed}"), None)?,
+        Target::Folder(view) => {
+            thalweg::serving::verify::verify(view, entities, seed).map_err(|e| e.to_string())?
+        }
+    };
+    print_records(&report["shown"]);
+    println!("{} values compared, {} differences", report["values"], report["differences"]);
+    Ok(if report["differences"] == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 fn print_records(records: &Json) {

@@ -1,0 +1,141 @@
+//! The compiled evaluator against the naive one, which shares no code with it.
+
+use proptest::prelude::*;
+
+use super::{Expr, Scope, Val};
+use crate::model::{ScalarType, Type, Value};
+use crate::oracle::evaluate_typed;
+
+const FIELDS: [(&str, ScalarType); 8] = [
+    ("i", ScalarType::Int64),
+    ("j", ScalarType::Int64),
+    ("x", ScalarType::Float64),
+    ("y", ScalarType::Float64),
+    ("s", ScalarType::String),
+    ("p", ScalarType::Bool),
+    ("q", ScalarType::Bool),
+    ("t", ScalarType::Timestamp),
+];
+
+/// Texts of expressions by type: numbers, truth values, strings.
+fn number(depth: u32) -> BoxedStrategy<String> {
+    let leaf = prop_oneof![
+        Just("i".to_owned()),
+        Just("j".to_owned()),
+        Just("x".to_owned()),
+        Just("y".to_owned()),
+        (-3_i64..4).prop_map(|n| format!("({n})")),
+        Just("2.5".to_owned()),
+        Just("9223372036854775807".to_owned()),
+    ];
+    if depth == 0 {
+        return leaf.boxed();
+    }
+    let inner = number(depth - 1);
+    prop_oneof![
+        leaf,
+        (inner.clone(), prop::sample::select(vec!["+", "-", "*", "/", "%"]), inner.clone())
+            .prop_map(|(a, op, b)| format!("({a} {op} {b})")),
+        (prop::sample::select(vec!["abs", "floor", "ceil", "round", "sqrt", "-"]), inner.clone())
+            .prop_map(|(f, a)| format!("{f}({a})")),
+        (prop::sample::select(vec!["min", "max", "coalesce"]), inner.clone(), inner.clone())
+            .prop_map(|(f, a, b)| format!("{f}({a}, {b})")),
+        (truth(depth - 1), inner.clone(), inner.clone())
+            .prop_map(|(c, a, b)| format!("({c} ? {a} : {b})")),
+        inner.prop_map(|a| format!("int({a})")),
+        text(depth - 1).prop_map(|s| format!("size({s})")),
+        prop::sample::select(vec!["hour", "weekday", "day", "month"])
+            .prop_map(|f| format!("{f}(t, 'America/New_York')")),
+    ]
+    .boxed()
+}
+
+fn truth(depth: u32) -> BoxedStrategy<String> {
+    let leaf = prop_oneof![Just("p".to_owned()), Just("q".to_owned()), Just("true".to_owned())];
+    if depth == 0 {
+        return leaf.boxed();
+    }
+    let inner = truth(depth - 1);
+    prop_oneof![
+        leaf,
+        (number(depth - 1), prop::sample::select(vec!["==", "!=", "<", "<=", ">", ">="]), number(depth - 1))
+            .prop_map(|(a, op, b)| format!("({a} {op} {b})")),
+        (inner.clone(), prop::sample::select(vec!["&&", "||"]), inner.clone())
+            .prop_map(|(a, op, b)| format!("({a} {op} {b})")),
+        inner.clone().prop_map(|a| format!("!{a}")),
+        prop::sample::select(vec!["i", "x", "s", "p"]).prop_map(|v| format!("({v} == null)")),
+        prop::sample::select(vec!["i", "x", "s", "p"]).prop_map(|v| format!("has({v})")),
+        number(depth - 1).prop_map(|a| format!("({a} in [1, 2, 3])")),
+        (text(depth - 1), prop::sample::select(vec!["contains", "startsWith", "endsWith"]), text(depth - 1))
+            .prop_map(|(a, f, b)| format!("{a}.{f}({b})")),
+        text(depth - 1).prop_map(|a| format!("({a} in ['a', 'ab', ''])")),
+        text(depth - 1).prop_map(|a| format!("matches({a}, '^a+b?')")),
+    ]
+    .boxed()
+}
+
+fn text(depth: u32) -> BoxedStrategy<String> {
+    let leaf = prop_oneof![Just("s".to_owned()), Just("'ab'".to_owned()), Just("''".to_owned())];
+    if depth == 0 {
+        return leaf.boxed();
+    }
+    let inner = text(depth - 1);
+    prop_oneof![
+        leaf,
+        (inner.clone(), inner.clone()).prop_map(|(a, b)| format!("({a} + {b})")),
+        (prop::sample::select(vec!["lower", "upper"]), inner).prop_map(|(f, a)| format!("{f}({a})")),
+    ]
+    .boxed()
+}
+
+fn values() -> impl Strategy<Value = Vec<Value>> {
+    let int = || {
+        prop_oneof![
+            Just(Value::Null),
+            (-3_i64..4).prop_map(Value::Int),
+            Just(Value::Int(i64::MIN)),
+            Just(Value::Int(i64::MAX)),
+        ]
+    };
+    let float = || {
+        prop_oneof![
+            Just(Value::Null),
+            prop::sample::select(vec![-2.5, -1.0, -0.5, 0.0, 0.5, 1.5, 1e300, -1e300]).prop_map(Value::Float),
+        ]
+    };
+    let string = prop_oneof![Just(Value::Null), "[aAbé]{0,3}".prop_map(|s| Value::from(s.as_str()))];
+    let truth = || prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::Bool)];
+    let time = prop_oneof![
+        Just(Value::Null),
+        (-1_000_000_000_000_i64..2_000_000_000_000).prop_map(Value::Timestamp),
+    ];
+    (int(), int(), float(), float(), string, truth(), truth(), time)
+        .prop_map(|(i, j, x, y, s, p, q, t)| vec![i, j, x, y, s, p, q, t])
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(3000))]
+
+    #[test]
+    fn compiled_and_naive_evaluators_agree(
+        text in prop_oneof![number(3), truth(3), text(3)],
+        values in values(),
+    ) {
+        let scope: Vec<(String, Type)> =
+            FIELDS.iter().map(|(n, t)| ((*n).to_owned(), Type::Scalar(*t))).collect();
+        let Ok(expr) = Expr::compile(&text, &Scope::of_fields(&scope)) else {
+            // Some texts are over the limits; none is of a wrong type by construction.
+            prop_assert!(text.len() > 500 || text.contains("int("), "{}", text);
+            return Ok(());
+        };
+        let variables: Vec<Val<'_>> = values.iter().map(Val::of).collect();
+        let ours = expr.eval(&variables).to_value();
+        let named: Vec<(String, ScalarType, Value)> = FIELDS
+            .iter()
+            .zip(&values)
+            .map(|((name, scalar), value)| ((*name).to_owned(), *scalar, value.clone()))
+            .collect();
+        let theirs = evaluate_typed(&text, &named);
+        prop_assert_eq!(Ok(ours), theirs, "{}", text);
+    }
+}
