@@ -106,6 +106,9 @@ fn show_config(path: &Path) -> Outcome {
         let pad = width - key.len() - value.len() - 2;
         println!("{key}: {value}{}  # {origin}", " ".repeat(pad));
     }
+    for name in &settings.ignored {
+        println!("# {name} is ignored: it names no key");
+    }
     Ok(())
 }
 

@@ -53,6 +53,9 @@ pub fn run(arguments: &RunArguments) -> Outcome {
         overlay.extend(value.clone().map(|v| (key, v)));
     }
     let mut settings = load_settings(&arguments.config, &overlay)?;
+    for name in &settings.ignored {
+        tracing::warn!("{name} is ignored: it names no key");
+    }
     if let Some(data_dir) = &arguments.data_dir {
         // Relative to where the command was typed, unlike paths in the file.
         settings.data_dir.clone_from(data_dir);

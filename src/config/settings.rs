@@ -61,6 +61,8 @@ pub struct Settings {
     pub in_flight: usize,
     /// Every key with its value as text, and where it came from.
     pub origins: Vec<(String, String, String)>,
+    /// Variables of the environment that look like keys and are none.
+    pub ignored: Vec<String>,
 }
 
 /// Every key with its default; no default: required.
@@ -107,14 +109,15 @@ impl Settings {
         let mut root = yaml::parse(&text, 0).map_err(shown)?;
         let known = known_keys();
         let mut origins: Vec<(String, String)> = Vec::new();
-        let mut errors = Vec::new();
+        let (mut errors, mut ignored) = (Vec::new(), Vec::new());
         for (name, value) in environment.filter(|(n, _)| n.starts_with("THALWEG_")) {
             let key = name["THALWEG_".len()..].to_lowercase().replace("__", ".");
             if known.contains(&key.as_str()) {
                 set(&mut root, &key, &value);
                 origins.push((key, format!("environment {name}")));
             } else {
-                errors.push(format!("{name}: error: unknown key `{key}`; expected one of {}", known.join(", ")));
+                // Not an error: a cluster sets variables like THALWEG_PORT for a service's name.
+                ignored.push(name);
             }
         }
         for (key, value) in arguments {
@@ -125,7 +128,7 @@ impl Settings {
         let settings = Self::read(&root, path, &mut mistakes, &origins);
         errors.extend(shown(mistakes.sorted()));
         match settings {
-            Some(settings) if errors.is_empty() => Ok(settings),
+            Some(settings) if errors.is_empty() => Ok(Self { ignored, ..settings }),
             _ => Err(errors),
         }
     }
@@ -193,6 +196,7 @@ impl Settings {
             request_features: count("request_features", 1000, mistakes),
             in_flight: count("in_flight", 1024, mistakes),
             origins: Vec::new(),
+            ignored: Vec::new(),
         };
         settings.origins = KEYS
             .iter()
