@@ -47,10 +47,12 @@ pub fn open_read_only(settings: &Settings, topology: Topology) -> Result<View> {
     let topology = Arc::new(topology);
     let open = |path: &Path| -> Result<SharedStore> { Ok(Arc::new(RocksStore::open_read_only(path)?)) };
     let tasks = open_tasks(&topology, settings, &open)?;
+    let metrics = Arc::new(Metrics::default());
     let options = RunnerOptions {
         app: settings.app.clone(),
         checkpoint_interval: settings.checkpoint_interval,
         cache_bytes: usize::MAX,
+        metrics: Arc::clone(&metrics),
     };
     for task in &tasks {
         let mut runner = Runner::take_over(Arc::clone(task), Arc::clone(&log), options.clone())?;
@@ -60,7 +62,7 @@ pub fn open_read_only(settings: &Settings, topology: Topology) -> Result<View> {
         }
     }
     let limits = limits_of(settings);
-    Ok(View::new(&settings.app, topology, tasks, log, clock, limits, Arc::new(Metrics::default())))
+    Ok(View::new(&settings.app, topology, tasks, log, clock, limits, metrics))
 }
 
 fn limits_of(settings: &Settings) -> Limits {
@@ -145,7 +147,7 @@ impl Engine {
         };
         let tasks = open_tasks(&topology, settings, &open)?;
         let metrics = Arc::new(Metrics::default());
-        let workers = start_workers(&tasks, &log, settings, &memory)?;
+        let workers = start_workers(&tasks, &log, settings, &memory, &metrics)?;
         let limits = limits_of(settings);
         let view = Arc::new(View::new(&settings.app, topology, tasks, Arc::clone(&log), clock, limits, metrics));
         let stop = Arc::new(AtomicBool::new(false));
@@ -246,6 +248,7 @@ fn start_workers(
     log: &Arc<dyn Log>,
     settings: &Settings,
     memory: &Memory,
+    metrics: &Arc<Metrics>,
 ) -> Result<Vec<Worker>> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let wanted = if settings.workers == 0 { cores } else { settings.workers };
@@ -255,6 +258,7 @@ fn start_workers(
         app: settings.app.clone(),
         checkpoint_interval: settings.checkpoint_interval,
         cache_bytes: memory.units / with_units,
+        metrics: Arc::clone(metrics),
     };
     let mut shares: Vec<Vec<Runner>> = (0..count).map(|_| Vec::new()).collect();
     for (index, task) in tasks.iter().enumerate() {

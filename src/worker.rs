@@ -12,6 +12,9 @@ use crate::task::Runner;
 /// Longest wait for new records, so that commits and stops are not missed.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
 
+/// Longest time that a stop spends on handing units over.
+const HAND_OVER_MAX: Duration = Duration::from_secs(5);
+
 /// A running worker.
 pub struct Worker {
     stop: Arc<AtomicBool>,
@@ -82,12 +85,15 @@ impl Loop {
             }
             seen = version;
         }
-        self.commit(true);
+        // What is not handed over by then is redone by the next start.
+        let deadline = Instant::now() + HAND_OVER_MAX;
+        while self.commit(true) && Instant::now() < deadline {}
     }
 
     /// One transaction for all tasks (PROTOCOL 13 to 17). An error ends the tasks: whether it
     /// took effect is known only after a restart.
-    fn commit(&mut self, everything: bool) {
+    /// Returns whether there was anything to commit.
+    fn commit(&mut self, everything: bool) -> bool {
         let mut transaction = Transaction::default();
         let mut pending = Vec::new();
         for (index, runner) in self.runners.iter_mut().enumerate() {
@@ -98,7 +104,7 @@ impl Loop {
             }
         }
         if pending.is_empty() {
-            return;
+            return false;
         }
         let outcome = self.log.commit(transaction);
         for (index, commit) in pending {
@@ -111,5 +117,6 @@ impl Loop {
                 runner.fail(&format!("commit: {why}"));
             }
         }
+        true
     }
 }

@@ -93,7 +93,7 @@ async fn serve(settings: &Settings, topology: thalweg::topology::Topology) -> Ou
             }
         }));
     }
-    let service = grpc_server(Arc::clone(&access), settings.append_body);
+    let service = grpc_server(Arc::clone(&access), settings.append_body, settings.in_flight);
     for name in ["", "thalweg.v1.FeatureService"] {
         health.set_service_status(name, tonic_health::ServingStatus::NotServing).await;
     }
@@ -127,15 +127,14 @@ async fn serve(settings: &Settings, topology: thalweg::topology::Topology) -> Ou
     let _ = access.set(Arc::clone(&running.view));
     let waiting = Arc::clone(&running);
     let ready = tokio::task::spawn_blocking(move || waiting.wait_ready());
-    tokio::select! {
-        ready = ready => ready.map_err(engine)?.map_err(engine)?,
-        () = signalled() => {}
+    let is_stopped = tokio::select! {
+        ready = ready => { ready.map_err(engine)?.map_err(engine)?; false }
+        () = signalled() => true,
+    };
+    if !is_stopped {
+        announce_ready(&health, settings, [rest_at, grpc_at, operate_at]).await;
+        signalled().await;
     }
-    for name in ["", "thalweg.v1.FeatureService"] {
-        health.set_service_status(name, tonic_health::ServingStatus::Serving).await;
-    }
-    announce(settings, rest_at, grpc_at, operate_at);
-    signalled().await;
     tracing::info!("stopping");
     let _ = stop.send(true);
     for server in servers {
@@ -150,6 +149,17 @@ async fn serve(settings: &Settings, topology: thalweg::topology::Topology) -> Ou
     })
     .await
     .map_err(engine)
+}
+
+async fn announce_ready(
+    health: &tonic_health::server::HealthReporter,
+    settings: &Settings,
+    [rest, grpc, operate]: [SocketAddr; 3],
+) {
+    for name in ["", "thalweg.v1.FeatureService"] {
+        health.set_service_status(name, tonic_health::ServingStatus::Serving).await;
+    }
+    announce(settings, rest, grpc, operate);
 }
 
 async fn bind(address: &str) -> Result<TcpListener, Failure> {

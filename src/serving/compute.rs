@@ -101,19 +101,12 @@ pub(super) fn cell(
         return Cell { value, status: Status::OutsideMaxAge, timestamp: newest };
     }
     let (value, status) = match (&answer.value, &feature.default) {
-        (value, _) if is_warming(feature, unit, now) => (value.clone(), Status::Warming),
         (Value::Null, Some(default)) => (default.clone(), Status::Defaulted),
         (Value::Null, None) => (Value::Null, Status::NullValue),
         (value, _) if answer.is_approximate => (value.clone(), Status::Approximate),
         (value, _) => (value.clone(), Status::Present),
     };
     Cell { value, status, timestamp: newest }
-}
-
-fn is_warming(feature: &GroupFeature, unit: &UnitAnswer, now: Millis) -> bool {
-    let Some(covered_from) = unit.covered_from else { return false };
-    let reach = crate::operator::reach(&feature.plan);
-    reach.is_none_or(|r| now.saturating_sub(r) < covered_from)
 }
 
 /// The cell of an on-demand feature from its input cells (features only) and all input values.

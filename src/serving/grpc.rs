@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use prost_types::{Duration as ProtoDuration, Timestamp};
@@ -12,7 +13,7 @@ use super::compute::{Cell, Status};
 use super::generated::v1 as proto;
 use super::generated::v1::feature_service_server::{FeatureService, FeatureServiceServer};
 use super::lookup::{LookupRequest, LookupResponse};
-use super::rest::Access;
+use super::rest::{Access, InFlight};
 use super::view::View;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Millis, Positions, Value, time};
@@ -20,14 +21,22 @@ use crate::model::{Millis, Positions, Value, time};
 /// Entities per response of a batch, when the caller leaves it to the server.
 const CHUNK: usize = 1000;
 
-/// The service over `access`, taking messages of at most `body_max` bytes.
-pub fn grpc_server(access: Access, body_max: usize) -> FeatureServiceServer<Service> {
-    FeatureServiceServer::new(Service { access }).max_decoding_message_size(body_max)
+/// The service over `access`, taking messages of at most `body_max` bytes and `in_flight_max`
+/// requests at once.
+pub fn grpc_server(
+    access: Access,
+    body_max: usize,
+    in_flight_max: usize,
+) -> FeatureServiceServer<Service> {
+    let service = Service { access, in_flight: Arc::default(), in_flight_max };
+    FeatureServiceServer::new(service).max_decoding_message_size(body_max)
 }
 
 /// The service.
 pub struct Service {
     access: Access,
+    in_flight: Arc<AtomicUsize>,
+    in_flight_max: usize,
 }
 
 fn refused(error: &Error) -> Grpc {
@@ -50,9 +59,17 @@ fn refused(error: &Error) -> Grpc {
 }
 
 impl Service {
-    fn view(&self) -> Result<Arc<View>, Grpc> {
+    /// The view, and a mark that the request is under way.
+    fn enter(&self) -> Result<(Arc<View>, InFlight), Grpc> {
+        let under_way = self.in_flight.fetch_add(1, Ordering::Relaxed);
+        let mark = InFlight(Arc::clone(&self.in_flight));
+        if under_way >= self.in_flight_max {
+            let message = format!("{under_way} requests are under way");
+            return Err(refused(&Error::new(ErrorKind::Exhausted, message)));
+        }
         let view = self.access.get().cloned();
-        view.ok_or_else(|| refused(&Error::unavailable("the engine is starting")))
+        let view = view.ok_or_else(|| refused(&Error::unavailable("the engine is starting")))?;
+        Ok((view, mark))
     }
 }
 
@@ -73,7 +90,7 @@ impl FeatureService for Service {
         request: Request<proto::GetFeaturesRequest>,
     ) -> Result<Response<proto::GetFeaturesResponse>, Grpc> {
         let started = Instant::now();
-        let view = self.view()?;
+        let (view, _mark) = self.enter()?;
         let request = lookup_request(request.into_inner()).map_err(|e| refused(&e))?;
         let response = answer(Arc::clone(&view), request).await?;
         view.metrics.read_latency(started.elapsed());
@@ -89,7 +106,7 @@ impl FeatureService for Service {
         &self,
         request: Request<proto::GetFeaturesBatchRequest>,
     ) -> Result<Response<Self::GetFeaturesBatchStream>, Grpc> {
-        let view = self.view()?;
+        let (view, mark) = self.enter()?;
         let message = request.into_inner();
         let inner = message.request.unwrap_or_default();
         let mut request = lookup_request(inner).map_err(|e| refused(&e))?;
@@ -99,6 +116,7 @@ impl FeatureService for Service {
         let chosen = chosen_nows(&view, &request).map_err(|e| refused(&e))?;
         let (sender, receiver) = tokio::sync::mpsc::channel(2);
         tokio::spawn(async move {
+            let _mark = mark;
             let rows = request.entities.values().next().map_or(0, Vec::len);
             let mut from = 0;
             while from < rows || (rows == 0 && from == 0) {
@@ -119,7 +137,7 @@ impl FeatureService for Service {
         &self,
         request: Request<proto::AppendRequest>,
     ) -> Result<Response<proto::AppendResponse>, Grpc> {
-        let view = self.view()?;
+        let (view, _mark) = self.enter()?;
         let proto::AppendRequest { topic, events } = request.into_inner();
         let appended = events.len() as u64;
         let positions = tokio::task::spawn_blocking(move || {

@@ -118,7 +118,7 @@ async fn bounded(State(shared): State<Shared>, request: Request, next: Next) -> 
 }
 
 /// A request that is counted as long as it lives, also when its caller goes away.
-struct InFlight(Arc<AtomicUsize>);
+pub(super) struct InFlight(pub(super) Arc<AtomicUsize>);
 
 impl Drop for InFlight {
     fn drop(&mut self) {

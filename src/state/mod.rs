@@ -32,22 +32,25 @@ pub use view::{RowSource, StoredRows, UnitView, decode_node, decode_page};
 pub struct Batch {
     /// Key and value; no value deletes.
     pub changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    bytes: usize,
 }
 
 impl Batch {
     /// Writes a row.
     pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.bytes += key.len() + value.len();
         self.changes.push((key, Some(value)));
     }
 
     /// Deletes a row.
     pub fn delete(&mut self, key: Vec<u8>) {
+        self.bytes += key.len();
         self.changes.push((key, None));
     }
 
     /// Bytes of all changes.
     pub fn bytes(&self) -> usize {
-        self.changes.iter().map(|(k, v)| k.len() + v.as_ref().map_or(0, Vec::len)).sum()
+        self.bytes
     }
 }
 

@@ -16,6 +16,8 @@ use crate::state::{Batch, head_key, row_key};
 
 /// Bytes of units that memory pressure makes due in one commit.
 const PRESSURE_BYTES: usize = 8 << 20;
+/// Bytes of units that one commit copies when all are due.
+const STOP_BYTES: usize = 32 << 20;
 /// Share of the cache that may be dirty.
 const DIRTY_SHARE: usize = 4;
 /// Units that are marked clean under one lock.
@@ -89,6 +91,9 @@ impl Runner {
         let state = self.task.state.read();
         let mut due = Vec::new();
         while let Some(dirty) = self.dirty.front() {
+            if everything && rows.bytes() > STOP_BYTES {
+                break;
+            }
             let is_due = everything || now - dirty.since >= half;
             if !is_due && pressure == 0 {
                 break;
@@ -196,6 +201,8 @@ impl Runner {
                 state.cache.measure(*slot);
             }
         }
+        // A sweep has changed the number of units without an event.
+        self.task.state.write().groups.copy_from_slice(&self.groups);
         self.committed = barrier.committed;
         self.sequence = barrier.sequence;
         let task = &self.task;

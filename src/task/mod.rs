@@ -66,8 +66,6 @@ pub struct SourceProgress {
     pub stream_time: Option<Millis>,
     /// Counts so far.
     pub counts: SourceCounts,
-    /// Where coverage begins, when the log was cut before its first record was read.
-    pub covered_from: Option<Millis>,
 }
 
 /// How far a source partition is contained in a repartitioned one.

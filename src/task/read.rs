@@ -26,8 +26,6 @@ pub struct UnitAnswer {
     pub is_out_of_range: bool,
     /// Event time of the newest event at or before `now`, while the entity is known.
     pub newest: Option<Millis>,
-    /// Where coverage begins, if not at the beginning.
-    pub covered_from: Option<Millis>,
     /// One per feature; empty when the entity is not known.
     pub answers: Vec<Answer>,
     /// Whether the unit was in the cache.

@@ -15,14 +15,15 @@ use crate::log::{Append, Log, LogBatch, RecordView};
 use crate::model::{Millis, Offset, partition_of};
 use crate::operator::EventBuf;
 use crate::state::{Arrival, Outcome, StoredRows, Unit, head_key, unit_prefix};
+use crate::telemetry::Metrics;
 
 /// Bytes of input that one step reads.
 const STEP_BYTES: usize = 1 << 20;
 /// Records that are applied under one lock: readers wait no longer than these take.
-const CHUNK: usize = 64;
+const CHUNK: usize = 128;
 
 /// Settings of a task's work.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct RunnerOptions {
     /// Name of the application: prefix of internal topics.
     pub app: String,
@@ -30,6 +31,8 @@ pub struct RunnerOptions {
     pub checkpoint_interval: Duration,
     /// Bytes of units that the task may cache.
     pub cache_bytes: usize,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
 }
 
 /// An event that is ready to be applied.
@@ -144,7 +147,9 @@ impl Runner {
         let batches = self.log.read(&topic, partition, self.position, STEP_BYTES)?;
         let mut records = 0;
         for batch in &batches {
+            let started = Instant::now();
             records += self.apply_batch(batch)?;
+            self.options.metrics.processing_latency(started.elapsed());
         }
         if self.task.status() == Status::Restoring && self.position >= self.committed {
             self.finish_restore()?;

@@ -41,7 +41,7 @@ impl Default for Metrics {
         );
         registry.register(
             "processing_latency_seconds",
-            "Time to judge and apply a chunk of events",
+            "Time to judge and apply a batch of the log",
             metrics.2.clone(),
         );
         registry.register("api_requests", "Requests by route and status", requests.clone());
@@ -74,7 +74,7 @@ impl Metrics {
         self.write_latency.observe(took.as_secs_f64());
     }
 
-    /// Notes how long a chunk of events took.
+    /// Notes how long a batch of the log took.
     pub fn processing_latency(&self, took: Duration) {
         self.processing_latency.observe(took.as_secs_f64());
     }

@@ -7,4 +7,5 @@ mod definitions;
 mod exactness;
 mod examples;
 mod harness;
+mod housekeeping;
 mod tidy;

@@ -17,7 +17,10 @@ const LAW: [(&str, &[&str]); 16] = [
     ("codec", &["expr", "model", "operator", "topology"]),
     ("log", &["clock", "codec", "error", "model"]),
     ("state", &["codec", "error", "model", "operator"]),
-    ("task", &["codec", "error", "expr", "log", "model", "operator", "state", "topology"]),
+    (
+        "task",
+        &["codec", "error", "expr", "log", "model", "operator", "state", "telemetry", "topology"],
+    ),
     ("worker", &["error", "log", "task"]),
     ("oracle", &["config", "model"]),
     (

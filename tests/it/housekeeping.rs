@@ -1,0 +1,127 @@
+//! What leaves: idle entities, old events, cut logs. And what is refused: other definitions.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::harness::{Place, get, run};
+
+const DEFINITIONS: &str = "
+entities: { user: { key: user_id, type: string } }
+sources:
+  clicks:
+    key: user_id
+    event_time: { path: at, format: unix_ms }
+    fields: { user_id: { type: string }, n: { type: int64 } }
+feature_groups:
+  by_user:
+    entity: user
+    source: clicks
+    features:
+      n_1h: { aggregate: sum, of: n, window: 1h }
+";
+
+const START_MS: i64 = 1_767_268_800_000;
+const DAY_MS: i64 = 86_400_000;
+
+fn clicks(users: std::ops::Range<u32>, at: i64) -> String {
+    users.map(|u| format!("{{\"at\":{at},\"user_id\":\"u{u}\",\"n\":1}}\n")).collect()
+}
+
+fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn idle_entities_leave_the_state_as_event_time_advances() {
+    let place = Place::new(DEFINITIONS, "checkpoint_interval: 200ms\ncommit_interval: 20ms\nlog: { embedded: { partitions: 2 } }");
+    let engine = place.start();
+    engine.append("clicks", &clicks(0..500, START_MS));
+    assert_eq!(engine.settled_stats()["groups"]["by_user"]["entities"], 500);
+    // A day later only those that come again are of any use.
+    let positions = engine.append("clicks", &clicks(0..50, START_MS + DAY_MS));
+    eventually("450 idle entities are still there", || {
+        engine.get("/v1/stats").1["groups"]["by_user"]["entities"] == 50
+    });
+    let values = engine.values(&["by_user:n_1h"], json!({"user_id": ["u7"]}), "2026-01-02T12:30:00Z", &positions);
+    assert_eq!(values["n_1h"], json!([1, "PRESENT"]));
+    engine.stop();
+    let engine = place.start();
+    let (_, keys) = get(&format!("{}/v1/inspect/keys/by_user?limit=1000", engine.operate));
+    assert_eq!(keys.as_array().expect("keys").len(), 50);
+    engine.stop();
+}
+
+#[test]
+fn old_events_leave_the_rows_of_a_busy_entity() {
+    let place = Place::new(DEFINITIONS, "checkpoint_interval: 200ms\nlog: { embedded: { partitions: 1 } }");
+    let engine = place.start();
+    // Ten days, an event each minute: the window and the history hold two hours of it.
+    let minutes = 10 * 24 * 60;
+    let lines: String = (0..minutes)
+        .map(|m| format!("{{\"at\":{},\"user_id\":\"u\",\"n\":1}}\n", START_MS + m * 60_000))
+        .collect();
+    engine.append("clicks", &lines);
+    engine.settled_stats();
+    let agent = ureq::Agent::new_with_defaults();
+    let url = format!("{}/v1/inspect/key/by_user", engine.operate);
+    let mut response = agent.post(&url).send_json(json!(["u"])).expect("an answer");
+    let unit: serde_json::Value = response.body_mut().read_json().expect("JSON");
+    let events = unit["events"].as_u64().expect("a count");
+    assert!((120..400).contains(&events), "{events} events are kept");
+    engine.stop();
+}
+
+#[test]
+fn retention_cuts_the_log_but_nothing_that_a_restart_needs() {
+    let more = "checkpoint_interval: 200ms\ncommit_interval: 20ms\nlog: { embedded: { partitions: 1, retention: { bytes: 256KiB } } }";
+    let place = Place::new(DEFINITIONS, more);
+    let engine = place.start();
+    for hour in 0..100 {
+        engine.append("clicks", &clicks(0..200, START_MS + hour * 60_000));
+    }
+    let before = engine.settled_stats();
+    let first = |engine: &crate::harness::Engine| {
+        let (_, log) = get(&format!("{}/v1/inspect/log/clicks/0/0/1", engine.operate));
+        log[0]["offset"].as_u64().expect("an offset")
+    };
+    eventually("the log is not cut", || first(&engine) > 0);
+    engine.kill();
+    let engine = place.start();
+    assert!(first(&engine) > 0);
+    let after = engine.settled_stats();
+    for part in ["sources", "groups"] {
+        for (name, counts) in before[part].as_object().expect("counts") {
+            for key in ["read", "accepted", "applied"] {
+                assert_eq!(after[part][name][key], counts[key], "{part} {name} {key}");
+            }
+        }
+    }
+    let values = engine.values(&["by_user:n_1h"], json!({"user_id": ["u7"]}), "2026-01-01T13:39:00Z", &json!({}));
+    assert_eq!(values["n_1h"], json!([60, "PRESENT"]));
+    engine.stop();
+}
+
+#[test]
+fn another_definition_of_stored_state_is_refused_with_the_remedy() {
+    let place = Place::new(DEFINITIONS, "");
+    let engine = place.start();
+    engine.append("clicks", &clicks(0..5, START_MS));
+    engine.settled_stats();
+    engine.stop();
+    let features = place.folder.path().join("features.yaml");
+    let changed = DEFINITIONS.replace("window: 1h", "window: 2h");
+    std::fs::write(&features, changed).expect("writable");
+    let config = place.config();
+    let (code, _, error) = run(&["run", "--config", config.to_str().expect("UTF-8")], None);
+    assert_eq!(code, 3);
+    assert!(error.contains("by_user-v1") && error.contains("new version"), "{error}");
+    // What changes no stored row is no other definition.
+    let renamed = DEFINITIONS.replace("n_1h:", "clicks_1h:");
+    std::fs::write(&features, renamed).expect("writable");
+    place.start().stop();
+}
