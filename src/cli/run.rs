@@ -14,6 +14,8 @@ use tokio::sync::watch;
 
 use super::{Failure, Outcome, load_settings};
 
+/// Names under which health is asked for: the whole, and the service.
+const SERVICES: [&str; 2] = ["", "thalweg.v1.FeatureService"];
 /// Connections that are still open this long after a stop are cut.
 const DRAIN: Duration = Duration::from_secs(2);
 
@@ -82,37 +84,27 @@ async fn serve(settings: &Settings, topology: thalweg::topology::Topology) -> Ou
     let grpc = bind(&settings.listen_grpc).await?;
     let address = |listener: &TcpListener| listener.local_addr().map_err(engine);
     let (rest_at, operate_at, grpc_at) = (address(&rest)?, address(&operate)?, address(&grpc)?);
-    let mut servers = Vec::new();
-    for (listener, door) in [(rest, Door::Public), (operate, Door::Operate)] {
-        let routes = router(Arc::clone(&access), door, settings.append_body, settings.in_flight);
-        let stopping = stopped.clone();
-        servers.push(tokio::spawn(async move {
-            let ended = axum::serve(listener, routes).with_graceful_shutdown(until(stopping)).await;
-            if let Err(error) = ended {
-                tracing::error!("REST listener: {error}");
-            }
-        }));
-    }
-    let service = grpc_server(Arc::clone(&access), settings.append_body, settings.in_flight);
-    for name in ["", "thalweg.v1.FeatureService"] {
+    let mut servers = vec![
+        spawn_rest(rest, Door::Public, &access, settings, &stopped),
+        spawn_rest(operate, Door::Operate, &access, settings, &stopped),
+    ];
+    for name in SERVICES {
         health.set_service_status(name, tonic_health::ServingStatus::NotServing).await;
     }
+    let service = grpc_server(Arc::clone(&access), settings.append_body, settings.in_flight);
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(thalweg::serving::generated::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    let reflection = reflection.build_v1().map_err(engine)?;
+    let routes = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .max_concurrent_streams(1024)
+        .add_service(health_service)
+        .add_service(reflection.build_v1().map_err(engine)?)
+        .add_service(service);
     let stopping = stopped.clone();
     servers.push(tokio::spawn(async move {
         let incoming = tonic::transport::server::TcpIncoming::from(grpc).with_nodelay(Some(true));
-        let ended = tonic::transport::Server::builder()
-            .http2_keepalive_interval(Some(Duration::from_secs(30)))
-            .max_concurrent_streams(1024)
-            .add_service(health_service)
-            .add_service(reflection)
-            .add_service(service)
-            .serve_with_incoming_shutdown(incoming, until(stopping))
-            .await;
-        if let Err(error) = ended {
+        if let Err(error) = routes.serve_with_incoming_shutdown(incoming, until(stopping)).await {
             tracing::error!("gRPC listener: {error}");
         }
     }));
@@ -151,12 +143,29 @@ async fn serve(settings: &Settings, topology: thalweg::topology::Topology) -> Ou
     .map_err(engine)
 }
 
+fn spawn_rest(
+    listener: TcpListener,
+    door: Door,
+    access: &Access,
+    settings: &Settings,
+    stopped: &watch::Receiver<bool>,
+) -> tokio::task::JoinHandle<()> {
+    let routes = router(Arc::clone(access), door, settings.append_body, settings.in_flight);
+    let stopping = stopped.clone();
+    tokio::spawn(async move {
+        let ended = axum::serve(listener, routes).with_graceful_shutdown(until(stopping)).await;
+        if let Err(error) = ended {
+            tracing::error!("REST listener: {error}");
+        }
+    })
+}
+
 async fn announce_ready(
     health: &tonic_health::server::HealthReporter,
     settings: &Settings,
     [rest, grpc, operate]: [SocketAddr; 3],
 ) {
-    for name in ["", "thalweg.v1.FeatureService"] {
+    for name in SERVICES {
         health.set_service_status(name, tonic_health::ServingStatus::Serving).await;
     }
     announce(settings, rest, grpc, operate);

@@ -198,22 +198,31 @@ impl Settings {
             origins: Vec::new(),
             ignored: Vec::new(),
         };
-        settings.origins = KEYS
-            .iter()
-            .map(|(key, default)| {
-                let overlay = origins.iter().rev().find(|(k, _)| k == key);
-                let (shown, origin) = match find(root, key) {
-                    Some(node) => {
-                        let place = format!("{}:{}", path.display(), node.place.line);
-                        (show(node), overlay.map_or(place, |(_, origin)| origin.clone()))
-                    }
-                    None => (default.unwrap_or("").to_owned(), "default".to_owned()),
-                };
-                ((*key).to_owned(), shown, origin)
-            })
-            .collect();
+        settings.origins = shown_origins(root, path, origins);
         Some(settings)
     }
+}
+
+/// Every key with its value as text and its origin.
+fn shown_origins(
+    root: &Node,
+    path: &Path,
+    origins: &[(String, String)],
+) -> Vec<(String, String, String)> {
+    KEYS
+        .iter()
+        .map(|(key, default)| {
+            let overlay = origins.iter().rev().find(|(k, _)| k == key);
+            let (shown, origin) = match find(root, key) {
+                Some(node) => {
+                    let place = format!("{}:{}", path.display(), node.place.line);
+                    (show(node), overlay.map_or(place, |(_, origin)| origin.clone()))
+                }
+                None => (default.unwrap_or("").to_owned(), "default".to_owned()),
+            };
+            ((*key).to_owned(), shown, origin)
+        })
+        .collect()
 }
 
 fn known_keys() -> Vec<&'static str> {

@@ -184,3 +184,41 @@ fn files_have_headers_and_bounded_sizes() {
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));
 }
+
+/// Lines of a function, at most.
+const FUNCTION_MAX: usize = 75;
+
+/// Functions of a file that are too long, by where their signature and their closing brace stand.
+fn long_functions(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut open: Option<(usize, usize, String)> = None;
+    for (number, line) in text.lines().enumerate() {
+        let indent = line.len() - line.trim_start().len();
+        let is_signature = ["fn ", "pub fn ", "pub(super) fn ", "pub(crate) fn ", "async fn ", "pub async fn "]
+            .iter()
+            .any(|start| line.trim_start().starts_with(start));
+        if is_signature {
+            open = Some((number, indent, line.trim().to_owned()));
+        } else if let Some((start, at, name)) = &open
+            && indent == *at
+            && line.trim() == "}"
+        {
+            if number - start > FUNCTION_MAX {
+                found.push(format!("{} lines: {name}", number - start));
+            }
+            open = None;
+        }
+    }
+    found
+}
+
+#[test]
+fn functions_fit_a_screen() {
+    let mut broken = Vec::new();
+    for (path, text) in all_sources().iter().filter(|(p, _)| p.starts_with("src/") && !p.contains("generated/")) {
+        broken.extend(long_functions(text).into_iter().map(|f| format!("{path}: {f}")));
+    }
+    assert!(broken.is_empty(), "{}", broken.join("\n"));
+    let planted = format!("fn long() {{\n{}}}\n", "    x();\n".repeat(FUNCTION_MAX + 1));
+    assert_eq!(long_functions(&planted).len(), 1);
+}
