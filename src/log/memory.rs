@@ -16,17 +16,19 @@ use crate::model::Offset;
 pub struct MemoryLog {
     clock: Arc<dyn Clock>,
     inner: Mutex<Inner>,
+    /// What would be left after a loss of power.
+    synced: Mutex<Inner>,
     appended: Condvar,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Inner {
     topics: HashMap<String, Vec<Partition>>,
     commits: HashMap<String, Vec<u8>>,
     version: u64,
 }
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Partition {
     start: Offset,
     next: Offset,
@@ -36,7 +38,13 @@ struct Partition {
 impl MemoryLog {
     /// An empty log whose log timestamps come from `clock`.
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, inner: Mutex::default(), appended: Condvar::new() }
+        Self { clock, inner: Mutex::default(), synced: Mutex::default(), appended: Condvar::new() }
+    }
+
+    /// Loses everything since the last commit that had to be on the disk: what `fsync: never`
+    /// risks.
+    pub fn lose_power(&self) {
+        *self.inner.lock() = self.synced.lock().clone();
     }
 
     fn put(&self, inner: &mut Inner, append: Append) -> Result<BTreeMap<u32, Offset>> {
@@ -66,6 +74,10 @@ impl Log for MemoryLog {
             .entry(topic.to_owned())
             .or_insert_with(|| (0..partitions).map(|_| Partition::default()).collect());
         if known.len() == partitions as usize {
+            // Topics are always on the disk.
+            self.synced.lock().topics.entry(topic.to_owned()).or_insert_with(|| {
+                (0..partitions).map(|_| Partition::default()).collect()
+            });
             return Ok(());
         }
         Err(Error::invalid(format!("topic `{topic}` has {} partitions, not {partitions}", known.len())))
@@ -125,6 +137,9 @@ impl Log for MemoryLog {
         }
         for commit in transaction.commits {
             inner.commits.insert(commit.task, commit.barrier);
+        }
+        if transaction.must_sync {
+            *self.synced.lock() = inner.clone();
         }
         self.appended.notify_all();
         Ok(())
