@@ -72,14 +72,17 @@ impl Loop {
             let mut records = 0;
             let mut is_pressed = false;
             for runner in &mut self.runners {
-                records += runner.step();
+                // Units that have to be written first hold the input back.
+                if !runner.is_under_pressure() {
+                    records += runner.step();
+                }
                 is_pressed |= runner.is_under_pressure();
             }
             if is_pressed || committed_at.elapsed() >= self.commit_interval {
                 self.commit(false);
                 committed_at = Instant::now();
             }
-            if records == 0 {
+            if records == 0 && !is_pressed {
                 let left = self.commit_interval.saturating_sub(committed_at.elapsed());
                 self.log.wait(version, left.clamp(Duration::from_millis(1), IDLE_WAIT));
             }

@@ -31,6 +31,8 @@ pub struct UnitCache {
     bytes: usize,
 }
 
+/// Slots that one eviction looks at: readers wait meanwhile.
+const EVICT_STEPS: usize = 1024;
 /// Bytes of a slot beside its unit and key.
 const SLOT_BYTES: usize = size_of::<Slot>() - size_of::<Unit>() + 16;
 
@@ -116,9 +118,9 @@ impl UnitCache {
         self.bytes -= slot.bytes;
     }
 
-    /// Evicts clean units until at most `limit` bytes are left or the hand has gone round twice.
+    /// Evicts clean units until at most `limit` bytes are left, or enough was looked at for now.
     pub fn evict(&mut self, limit: usize) {
-        let mut steps = self.slots.len() * 2;
+        let mut steps = EVICT_STEPS;
         while self.bytes > limit && steps > 0 {
             steps -= 1;
             self.hand = if self.hand + 1 >= self.slots.len() { 0 } else { self.hand + 1 };

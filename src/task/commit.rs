@@ -16,8 +16,8 @@ use crate::state::{Batch, head_key, row_key};
 
 /// Bytes of units that memory pressure makes due in one commit.
 const PRESSURE_BYTES: usize = 8 << 20;
-/// Bytes of units that one commit copies when all are due.
-const STOP_BYTES: usize = 32 << 20;
+/// Bytes of units that one commit copies at most, however many are due.
+const COPY_BYTES_MAX: usize = 32 << 20;
 /// Share of the cache that may be dirty.
 const DIRTY_SHARE: usize = 4;
 /// Units that are marked clean under one lock.
@@ -25,14 +25,20 @@ const MARK_CHUNK: usize = 1024;
 
 /// A commit whose outcome is awaited.
 pub struct PendingCommit {
-    rows: Batch,
+    /// What the store takes over, if it is its turn: a commit without due units is often not
+    /// worth a write.
+    hand_over: Option<Batch>,
     due: Vec<u32>,
     barrier: Barrier,
 }
 
 impl Runner {
-    /// Whether units have to be written before more may be dirtied.
+    /// Whether units have to be written before more may be dirtied. Never during a takeover, which
+    /// must not write.
     pub fn is_under_pressure(&self) -> bool {
+        if self.task.status() != Status::Running {
+            return false;
+        }
         let state = self.task.state.read();
         let units = state.cache.len().max(1);
         let dirty = state.cache.bytes() / units * self.dirty.len();
@@ -45,7 +51,8 @@ impl Runner {
             .dirty
             .front()
             .is_some_and(|d| everything || now - d.since >= self.half_interval());
-        self.position != self.committed || has_due
+        let is_stored = !everything || self.stored == self.committed;
+        self.position != self.committed || has_due || !is_stored
     }
 
     fn half_interval(&self) -> Duration {
@@ -74,14 +81,18 @@ impl Runner {
         let barrier = self.next_barrier();
         transaction.appends.extend(self.outputs.drain().map(|(_, append)| append));
         self.add_markers(transaction);
-        transaction.must_sync |= !rows.changes.is_empty();
+        let is_turn = everything || now - self.stored_at >= self.half_interval();
+        let hand_over = (is_turn || !rows.changes.is_empty()).then(|| {
+            rows.put(STORE_KEY.to_vec(), barrier.encode());
+            rows
+        });
+        transaction.must_sync |= hand_over.is_some();
         transaction.commits.push(TaskCommit {
             task: self.task.name.clone(),
             next_offset: barrier.committed,
             barrier: barrier.encode(),
         });
-        rows.put(STORE_KEY.to_vec(), barrier.encode());
-        Ok(Some(PendingCommit { rows, due, barrier }))
+        Ok(Some(PendingCommit { hand_over, due, barrier }))
     }
 
     /// Copies units that are due, oldest first.
@@ -91,7 +102,7 @@ impl Runner {
         let state = self.task.state.read();
         let mut due = Vec::new();
         while let Some(dirty) = self.dirty.front() {
-            if everything && rows.bytes() > STOP_BYTES {
+            if rows.bytes() > COPY_BYTES_MAX {
                 break;
             }
             let is_due = everything || now - dirty.since >= half;
@@ -192,8 +203,13 @@ impl Runner {
     /// # Errors
     /// The store cannot be written; the task has to be taken over anew.
     pub fn complete_commit(&mut self, pending: PendingCommit) -> Result<()> {
-        let PendingCommit { rows, due, barrier } = pending;
-        self.task.store.write(rows)?;
+        let PendingCommit { hand_over, due, barrier } = pending;
+        let is_handed_over = hand_over.is_some();
+        if let Some(rows) = hand_over {
+            self.task.store.write(rows)?;
+            self.stored = barrier.committed;
+            self.stored_at = Instant::now();
+        }
         for chunk in due.chunks(MARK_CHUNK) {
             let mut state = self.task.state.write();
             for slot in chunk {
@@ -207,9 +223,11 @@ impl Runner {
         self.sequence = barrier.sequence;
         let task = &self.task;
         task.committed.store(barrier.committed, Ordering::Relaxed);
-        task.barrier.store(barrier.redo_from, Ordering::Relaxed);
-        let at = task.started.elapsed().as_millis() as u64;
-        task.checkpoint_at.store(at, Ordering::Relaxed);
+        if is_handed_over {
+            task.barrier.store(barrier.redo_from, Ordering::Relaxed);
+            let at = task.started.elapsed().as_millis() as u64;
+            task.checkpoint_at.store(at, Ordering::Relaxed);
+        }
         Ok(())
     }
 

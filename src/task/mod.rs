@@ -11,6 +11,8 @@ mod restore;
 mod runner;
 mod source_stage;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -11,13 +11,14 @@ use super::{Task, TaskInput};
 use crate::error::{Error, Result};
 
 /// A number per source and group that changes whenever stored rows would mean something else.
-fn fingerprints(task: &Task) -> BTreeMap<String, u64> {
+fn fingerprints(task: &Task, app: &str) -> BTreeMap<String, u64> {
     let hash = |text: String| {
         let mut hasher = twox_hash::XxHash64::with_seed(2);
         text.hash(&mut hasher);
         hasher.finish()
     };
-    let mut all = BTreeMap::new();
+    // Internal topics are named after it: under another name they would be new and empty.
+    let mut all = BTreeMap::from([("`app`".to_owned(), hash(app.to_owned()))]);
     if let TaskInput::Topic { sources } = &task.input {
         for source in sources {
             all.insert(format!("source {}", source.name), hash(format!("{source:?}")));
@@ -38,7 +39,7 @@ impl Runner {
     /// Loads where the task stands.
     pub(super) fn restore(&mut self) -> Result<()> {
         let task = &self.task;
-        self.fingerprints = fingerprints(task);
+        self.fingerprints = fingerprints(task, &self.options.app);
         let committed = match self.log.committed(&task.name)? {
             Some(bytes) => Barrier::decode(&bytes)?,
             None => Barrier::initial(self.fingerprints.clone()),
@@ -64,6 +65,7 @@ impl Runner {
         }
         self.position = stored.redo_from;
         self.committed = committed.committed;
+        self.stored = stored.committed;
         self.sequence = committed.sequence;
         if let TaskInput::Topic { sources } = &task.input {
             for (source, progress) in sources.iter().zip(&mut self.sources) {
@@ -91,7 +93,7 @@ impl Runner {
         for (name, fingerprint) in &committed.fingerprints {
             let message = match self.fingerprints.get(name) {
                 Some(same) if same == fingerprint => continue,
-                Some(_) => format!("{name} is defined otherwise than when {} was written", self.task.name),
+                Some(_) => format!("{name} is not what it was when {} was written", self.task.name),
                 None => format!("{name} is no longer defined, and {} holds it", self.task.name),
             };
             let hint = "give the group a new version in a new data_dir, or take the change back";

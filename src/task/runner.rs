@@ -74,6 +74,9 @@ pub struct Runner {
     pub(super) position: Offset,
     /// Everything below is committed: replayed without outputs.
     pub(super) committed: Offset,
+    /// What the store knows to be committed, and since when.
+    pub(super) stored: Offset,
+    pub(super) stored_at: Instant,
     pub(super) sequence: u64,
     pub(super) sources: Vec<SourceProgress>,
     pub(super) groups: Vec<GroupCounts>,
@@ -107,6 +110,8 @@ impl Runner {
             projector: Projector::default(),
             position: 0,
             committed: 0,
+            stored: 0,
+            stored_at: Instant::now(),
             sequence: 0,
             sources: vec![SourceProgress::default(); task.stream_times.len()],
             groups: vec![GroupCounts::default(); task.groups.len()],

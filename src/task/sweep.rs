@@ -6,14 +6,15 @@ use super::runner::Runner;
 use super::{Status, TaskInput};
 use crate::error::Result;
 use crate::model::Millis;
+use crate::model::key::decode_parts;
 use crate::state::{Batch, Unit, is_head, split_key};
 
-/// Rows that one sweep step looks at.
-const SWEEP_ROWS: usize = 2000;
-/// Distance of sweep steps.
+/// Time that one sweep step may take to look.
+const SWEEP_TIME: Duration = Duration::from_millis(5);
+/// Distance of sweep steps while nothing is found; otherwise every commit has one.
 const SWEEP_EVERY: Duration = Duration::from_millis(500);
-/// Units that one sweep step removes.
-const SWEEP_UNITS: usize = 500;
+/// Rows between two looks at the time.
+const SWEEP_ROWS: usize = 64;
 
 impl Runner {
     /// Deletions of units that nothing can read or judge by any more.
@@ -22,18 +23,19 @@ impl Runner {
         if self.task.status() != Status::Running || self.swept_at.elapsed() < SWEEP_EVERY {
             return Ok(batch);
         }
-        self.swept_at = Instant::now();
         let limits: Vec<Option<Millis>> = (0..self.task.groups.len()).map(|s| self.limit(s)).collect();
         if limits.iter().all(Option::is_none) {
+            self.swept_at = Instant::now();
             return Ok(batch);
         }
         let mut found: Vec<(usize, Vec<u8>)> = Vec::new();
+        let begun = Instant::now();
         let mut seen = 0;
         let mut next = Vec::new();
         let task = &self.task;
         task.store.scan(&self.sweep_from, &mut |key, value| {
             seen += 1;
-            if seen > SWEEP_ROWS || found.len() >= SWEEP_UNITS {
+            if seen % SWEEP_ROWS == 0 && begun.elapsed() > SWEEP_TIME {
                 next = key.to_vec();
                 return false;
             }
@@ -41,8 +43,11 @@ impl Runner {
                 return true;
             }
             let prefix = &key[..key.len() - 1];
-            let slot = split_key(prefix)
-                .and_then(|(id, _)| task.groups.iter().position(|g| g.id == id && g.is_local));
+            let slot = split_key(prefix).and_then(|(id, entity)| {
+                let slot = task.groups.iter().position(|g| g.id == id && g.is_local)?;
+                // The id of a sealed row may end like the key of a HEAD.
+                decode_parts(entity, &task.groups[slot].group.key_types).map(|_| slot)
+            });
             if let Some(slot) = slot
                 && let Some(limit) = limits[slot]
                 && Unit::decode_head(&task.groups[slot].group.layout, value)
@@ -53,6 +58,9 @@ impl Runner {
             true
         })?;
         self.sweep_from = next;
+        if found.is_empty() {
+            self.swept_at = Instant::now();
+        }
         for (slot, prefix) in found {
             if self.forget(&prefix, limits[slot]) {
                 self.groups[slot].entities = self.groups[slot].entities.saturating_sub(1);

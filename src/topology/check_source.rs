@@ -130,14 +130,17 @@ fn record_key(def: &SourceDef, mistakes: &mut Mistakes) -> Option<Vec<usize>> {
 /// Sources on one topic have the same key, or one router could not place their records.
 pub(super) fn same_key_by_topic(definitions: &Definitions, mistakes: &mut Mistakes) {
     for (i, source) in definitions.sources.iter().enumerate() {
-        let names = |s: &SourceDef| -> Vec<(Option<Vec<String>>, ScalarType)> {
+        let parts = |s: &SourceDef| -> Vec<(Option<(Vec<String>, bool, u64)>, ScalarType)> {
             s.key
                 .iter()
                 .flatten()
                 .filter_map(|named| {
                     let field = s.fields.iter().find(|f| f.name == named.value)?;
                     let path = match &field.origin {
-                        FieldOrigin::Path { path, .. } => Some(path.clone()),
+                        FieldOrigin::Path { path, coerce, max_bytes, .. } => {
+                            let max_bytes = max_bytes.unwrap_or(default_max_bytes(true) as u64);
+                            Some((path.clone(), *coerce, max_bytes))
+                        }
                         FieldOrigin::Expr(_) => None,
                     };
                     Some((path, field.scalar))
@@ -146,7 +149,7 @@ pub(super) fn same_key_by_topic(definitions: &Definitions, mistakes: &mut Mistak
         };
         let other = definitions.sources[..i].iter().find(|s| s.topic == source.topic);
         if let Some(other) = other
-            && names(other) != names(source)
+            && parts(other) != parts(source)
         {
             let message = format!("source `{}` reads topic `{}` with another `key` than source `{}`; expected the same", source.name, source.topic, other.name);
             mistakes.push(source.place, message);

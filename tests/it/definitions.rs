@@ -42,6 +42,18 @@ fn mistakes(text: &str) -> Vec<(usize, String)> {
 }
 
 #[test]
+fn sources_on_one_topic_take_the_same_keys() {
+    let other = "\
+sources:
+  payments: { topic: t, key: u, event_time: record, fields: { u: { type: string } } }
+  refunds: { topic: t, key: u, event_time: record, fields: { u: { type: string, coerce: true } } }
+";
+    let found = mistakes(other);
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].0 == 3 && found[0].1.contains("another `key`"), "{found:?}");
+}
+
+#[test]
 fn a_good_file_has_no_mistakes() {
     let text = format!("{HEAD}    features:\n      c: {{ aggregate: count, window: 1h }}\n");
     assert_eq!(mistakes(&text), []);

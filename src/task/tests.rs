@@ -1,0 +1,111 @@
+//! A task on the log and the store in memory, through crashes and losses of power.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Runner, RunnerOptions, Task, TaskInput};
+use crate::clock::ManualClock;
+use crate::config::DefinitionFiles;
+use crate::log::{Append, Log, MemoryLog, Transaction};
+use crate::model::Positions;
+use crate::state::{MemoryStore, SharedStore};
+use crate::telemetry::Metrics;
+use crate::topology::Topology;
+
+const DEFINITIONS: &str = "
+entities: { user: { key: user_id, type: string } }
+sources:
+  clicks:
+    key: user_id
+    event_time: { path: t, format: unix_ms }
+    fields: { user_id: { type: string } }
+feature_groups:
+  g: { entity: user, source: clicks, features: { n: { aggregate: count, window: 1h } } }
+";
+
+struct Bench {
+    topology: Arc<Topology>,
+    log: Arc<MemoryLog>,
+    store: SharedStore,
+    app: String,
+    checkpoint_interval: Duration,
+}
+
+impl Bench {
+    fn new(checkpoint_interval: Duration) -> Self {
+        let topology = Topology::of_files(DefinitionFiles::of_text(DEFINITIONS)).expect("no mistakes");
+        let clock = ManualClock::default();
+        clock.set(1_000_000);
+        let log = MemoryLog::new(Arc::new(clock));
+        log.create_topic("clicks", 1).expect("a topic");
+        log.create_topic("test-dead-letters", 1).expect("a topic");
+        Self {
+            topology: Arc::new(topology),
+            log: Arc::new(log),
+            store: Arc::new(MemoryStore::default()),
+            app: "test".to_owned(),
+            checkpoint_interval,
+        }
+    }
+
+    fn take_over(&self) -> crate::error::Result<Runner> {
+        let groups = self.topology.groups.iter().map(|g| (Arc::clone(g), true)).collect();
+        let input = TaskInput::Topic { sources: self.topology.sources.clone() };
+        let task = Task::new("clicks", 0, input, groups, Arc::clone(&self.store));
+        let options = RunnerOptions {
+            app: self.app.clone(),
+            checkpoint_interval: self.checkpoint_interval,
+            cache_bytes: 1 << 20,
+            metrics: Arc::new(Metrics::default()),
+        };
+        let mut runner = Runner::take_over(Arc::new(task), Arc::clone(&self.log) as Arc<dyn Log>, options)?;
+        while runner.step() > 0 {}
+        Ok(runner)
+    }
+
+    fn append(&self, count: u32) -> Positions {
+        let mut append = Append::to("clicks");
+        for n in 0..count {
+            let event = format!("{{\"user_id\":\"u{n}\",\"t\":{}}}", 900_000 + n);
+            append.push(0, None, Some(event.as_bytes()), &[]);
+        }
+        let positions = self.log.append(append).expect("appended");
+        [("clicks".to_owned(), positions)].into()
+    }
+
+    fn commit(&self, runner: &mut Runner) {
+        let mut transaction = Transaction::default();
+        let pending = runner.prepare_commit(&mut transaction, false).expect("prepared");
+        if let Some(pending) = pending {
+            self.log.commit(transaction).expect("committed");
+            runner.complete_commit(pending).expect("completed");
+        }
+    }
+}
+
+#[test]
+fn the_store_is_never_ahead_of_what_a_loss_of_power_leaves_of_the_log() {
+    for checkpoint_interval in [Duration::ZERO, Duration::from_secs(3600)] {
+        let bench = Bench::new(checkpoint_interval);
+        for round in 1..=3 {
+            let mut runner = bench.take_over().expect("it can go on after a loss of power");
+            bench.append(10 * round);
+            while runner.step() > 0 {}
+            bench.commit(&mut runner);
+            drop(runner);
+            bench.log.lose_power();
+        }
+    }
+}
+
+#[test]
+fn another_application_name_is_refused() {
+    let mut bench = Bench::new(Duration::ZERO);
+    let mut runner = bench.take_over().expect("it starts");
+    bench.append(3);
+    while runner.step() > 0 {}
+    bench.commit(&mut runner);
+    bench.app = "other".to_owned();
+    let refused = bench.take_over().err().expect("its internal topics have other names");
+    assert!(refused.message.contains("app"), "{}", refused.message);
+}
