@@ -1,9 +1,11 @@
 //! `cargo bench`: what an event and a lookup cost on this machine, as a table with ratios to the
-//! floor. `cargo bench -- --events 5000000` for longer runs.
+//! floor. `cargo bench -- --events 5000000` for longer runs, `--only ingest`, `--only lookups` or
+//! `--only expressions` for a part.
 //!
 //! CPU is user + system time of the whole process per event; wall time says little on a machine
 //! that does other things too.
 
+mod clients;
 mod workload;
 
 use std::collections::HashMap;
@@ -18,13 +20,15 @@ use thalweg::clock::SystemClock;
 use thalweg::codec::SourceDecoder;
 use thalweg::expr::{Expr, Scope, Val};
 use thalweg::log::{EmbeddedLog, FsyncPolicy, Log, LogOptions};
-use thalweg::model::{ScalarType, Type, Value};
-use thalweg::serving::LookupRequest;
-use workload::{Keys, PARTITIONS, Random, START_MS, TOPIC, fill_log, settings, topology};
+use thalweg::model::{ScalarType, Type};
+use clients::{Listeners, Load};
+use workload::{Keys, PARTITIONS, Random, TOPIC, WINDOWS, fill_log, settings, topology};
 
 /// Events per second beside which lookups are measured.
 const LOAD_RATE: u64 = 50_000;
-const WINDOWS: [&str; 4] = ["10m", "1h", "24h", "30d"];
+
+const ZIPF: Keys = Keys::Zipf(1_000_000);
+const UNIFORM: Keys = Keys::Uniform(10_000_000);
 
 /// User + system time of this process, in seconds.
 fn cpu() -> f64 {
@@ -120,58 +124,50 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn lookup_request(random: &mut Random, entities: usize, keys: u64) -> LookupRequest {
-    let aggregates = ["count", "sum", "mean", "min", "max", "stddev"];
-    let features = WINDOWS.iter().flat_map(|w| aggregates.iter().map(move |a| format!("g:{a}_{w}"))).collect();
-    let users = (0..entities).map(|_| Value::from(format!("u{}", random.next() % keys).as_str())).collect();
-    LookupRequest {
-        features,
-        entities: [("user_id".to_owned(), users)].into(),
-        as_of: vec![START_MS + 3_600_000],
-        ..LookupRequest::default()
+/// Appends at [`LOAD_RATE`] while `work` runs.
+fn while_loaded<T>(engine: &Engine, is_loaded: bool, work: impl FnOnce() -> T) -> T {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        if is_loaded {
+            scope.spawn(|| append_steadily(engine, &stop));
+        }
+        let done = work();
+        stop.store(true, Ordering::Relaxed);
+        done
+    })
+}
+
+fn append_steadily(engine: &Engine, stop: &AtomicBool) {
+    let (mut random, mut sent) = (Random(9), 0_u64);
+    let begun = Instant::now();
+    while !stop.load(Ordering::Relaxed) {
+        let due = begun + Duration::from_micros(sent * 1_000_000 / LOAD_RATE);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        let events: Vec<String> = (0..500)
+            .map(|_| {
+                sent += 1;
+                let user = format!("u{}", random.next() % 1_000_000);
+                workload::event(&user, 2_000_000 + sent, &mut random)
+            })
+            .collect();
+        let payloads: Vec<&[u8]> = events.iter().map(String::as_bytes).collect();
+        engine.view.append(TOPIC, &payloads).expect("appended");
     }
 }
 
-/// Latency of lookups in process at `rate` per second, beside appends if it `is_loaded`.
-fn lookups(engine: &Engine, entities: usize, rate: u64, is_loaded: bool, seconds: u64) -> Histogram<u64> {
-    let stop = AtomicBool::new(false);
-    let mut histogram = Histogram::<u64>::new_with_bounds(1, 60_000_000_000, 3).expect("bounds");
-    std::thread::scope(|scope| {
-        if is_loaded {
-            scope.spawn(|| {
-                let (mut random, mut index) = (Random(9), 2_000_000_u64);
-                let begun = Instant::now();
-                while !stop.load(Ordering::Relaxed) {
-                    let sent = index - 2_000_000;
-                    let due = begun + Duration::from_micros(sent * 1_000_000 / LOAD_RATE);
-                    std::thread::sleep(due.saturating_duration_since(Instant::now()));
-                    let events: Vec<String> = (0..500)
-                        .map(|_| {
-                            index += 1;
-                            let user = format!("u{}", random.next() % 1_000_000);
-                            workload::event(&user, index, &mut random)
-                        })
-                        .collect();
-                    let payloads: Vec<&[u8]> = events.iter().map(String::as_bytes).collect();
-                    engine.view.append(TOPIC, &payloads).expect("appended");
-                }
+fn lookups(engine: &Engine) {
+    let listeners = Listeners::start(engine);
+    for (wire, entities, rate) in [("gRPC", 1, 10_000), ("REST", 1, 10_000), ("gRPC", 100, 200), ("REST", 100, 200)] {
+        for is_loaded in [false, true] {
+            let load = Load { entities, rate, seconds: 5 };
+            let found = while_loaded(engine, is_loaded, || match wire {
+                "gRPC" => clients::grpc(listeners.grpc, load),
+                _ => clients::rest(listeners.rest, load),
             });
+            let state = if is_loaded { "while ingesting" } else { "idle" };
+            show_latency(&format!("{wire}, {entities} entities, {rate}/s, {state}"), &found);
         }
-        let mut random = Random(5);
-        let begun = Instant::now();
-        for n in 0..rate * seconds {
-            // Open loop: latency counts from when the request was due.
-            let due = begun + Duration::from_nanos(n * 1_000_000_000 / rate);
-            while Instant::now() < due {
-                std::hint::spin_loop();
-            }
-            let request = lookup_request(&mut random, entities, 1_000_000);
-            engine.view.lookup(&request).expect("an answer");
-            histogram.saturating_record(due.elapsed().as_nanos() as u64);
-        }
-        stop.store(true, Ordering::Relaxed);
-    });
-    histogram
+    }
 }
 
 fn show_latency(what: &str, histogram: &Histogram<u64>) {
@@ -199,48 +195,54 @@ fn expressions() {
     println!("\nA filter with three variables: {nanos:.0} ns (limit: 100 ns)");
 }
 
-fn main() {
-    let arguments: Vec<String> = std::env::args().collect();
-    let given = arguments.iter().position(|a| a == "--events").and_then(|i| arguments.get(i + 1)?.parse().ok());
-    let events: u64 = given.unwrap_or(1_000_000);
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    let zipf = folder.path().join("zipf");
-    let uniform = folder.path().join("uniform");
-    eprintln!("making {events} events of each kind …");
-    let (zipf_keys, uniform_keys) = (Keys::Zipf(1_000_000), Keys::Uniform(10_000_000));
-    for (path, keys) in [(&zipf, zipf_keys), (&uniform, uniform_keys)] {
-        std::fs::create_dir_all(path).expect("writable");
-        fill_log(&path.join("log"), events, keys);
-    }
+fn catching_up(zipf: &Path, uniform: &Path, events: u64) {
+    let (zipf_name, uniform_name) = (ZIPF.name(), UNIFORM.name());
     println!("| {:<58} | µs CPU  | k ev/s  |       | {:<40} |", "catching up with the log, per event", "");
     println!("|{:-<60}|---------|---------|-------|{:-<42}|", "", "");
-    let base = floor(&zipf, events);
+    let base = floor(zipf, events);
     row("floor: read, decode, one random update in RAM", base, base, "");
-    let zipf_name = zipf_keys.name();
     for (what, windows) in [
         ("6 aggregates × {10m, 1h, 24h, 30d}", &WINDOWS[..]),
         ("6 aggregates × {1h}", &["1h"][..]),
         ("6 aggregates × {10s, 1m, 24m, 12h}", &["10s", "1m", "24m", "12h"][..]),
     ] {
-        let (micros, more) = ingest(&zipf, windows, "2GiB", "10s", 1, events);
+        let (micros, more) = ingest(zipf, windows, "2GiB", "10s", 1, events);
         row(&format!("{zipf_name}, {what}"), micros, base, &more);
     }
-    let (micros, more) = ingest(&uniform, &WINDOWS, "4GiB", "60s", 1, events);
-    row(&format!("{}, 6 aggregates × 4 windows", uniform_keys.name()), micros, base, &more);
+    let (micros, more) = ingest(uniform, &WINDOWS, "4GiB", "60s", 1, events);
+    row(&format!("{uniform_name}, 6 aggregates × 4 windows"), micros, base, &more);
+}
 
-    println!("\n| {:<58} |   p50 µs |   p99 µs | p99.9 µs |", "lookups of 24 values in process, open loop");
+fn latencies(zipf: &Path, events: u64) {
+    let what = format!("lookups of 24 values, open loop (load: {} k ev/s)", LOAD_RATE / 1000);
+    println!("\n| {what:<58} |   p50 µs |   p99 µs | p99.9 µs |");
     println!("|{:-<60}|----------|----------|----------|", "");
-    let settings = settings(&zipf, "2GiB", "10s", 1);
-    let (_, _) = ingest(&zipf, &WINDOWS, "2GiB", "10s", 1, events);
-    let engine = Engine::start(&settings, topology(&WINDOWS)).expect("it starts");
+    ingest(zipf, &WINDOWS, "2GiB", "10s", 1, events);
+    let engine = Engine::start(&settings(zipf, "2GiB", "10s", 1), topology(&WINDOWS)).expect("it starts");
     engine.wait_ready().expect("it becomes ready");
-    for (entities, rate) in [(1, 10_000), (100, 200)] {
-        for is_loaded in [false, true] {
-            let histogram = lookups(&engine, entities, rate, is_loaded, 3);
-            let state = if is_loaded { "while ingesting 50 k ev/s" } else { "idle" };
-            show_latency(&format!("{entities} entities a request, {state}"), &histogram);
-        }
-    }
+    lookups(&engine);
     engine.stop();
-    expressions();
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    let given = |name: &str| arguments.iter().position(|a| a == name).and_then(|i| arguments.get(i + 1));
+    let events: u64 = given("--events").and_then(|n| n.parse().ok()).unwrap_or(1_000_000);
+    let is_wanted = |part: &str| given("--only").is_none_or(|only| only == part);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let (zipf, uniform) = (folder.path().join("zipf"), folder.path().join("uniform"));
+    eprintln!("making {events} events of each kind …");
+    for (path, keys) in [(&zipf, ZIPF), (&uniform, UNIFORM)] {
+        std::fs::create_dir_all(path).expect("writable");
+        fill_log(&path.join("log"), events, keys);
+    }
+    if is_wanted("ingest") {
+        catching_up(&zipf, &uniform, events);
+    }
+    if is_wanted("lookups") {
+        latencies(&zipf, events);
+    }
+    if is_wanted("expressions") {
+        expressions();
+    }
 }

@@ -13,6 +13,8 @@ use thalweg::topology::Topology;
 
 pub const TOPIC: &str = "card-events";
 pub const PARTITIONS: u32 = 4;
+pub const WINDOWS: [&str; 4] = ["10m", "1h", "24h", "30d"];
+pub const AGGREGATES: [&str; 6] = ["count", "sum", "mean", "min", "max", "stddev"];
 /// Event time of the first event.
 pub const START_MS: i64 = 1_767_225_600_000;
 
@@ -34,7 +36,7 @@ feature_groups:
 ",
     );
     for window in windows {
-        for aggregate in ["count", "sum", "mean", "min", "max", "stddev"] {
+        for aggregate in AGGREGATES {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "      {aggregate}_{window}: {{ aggregate: {aggregate}, of: amount, window: {window} }}");
         }

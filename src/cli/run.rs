@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use thalweg::app::{Engine, endpoints_file, load_definitions};
 use thalweg::config::settings::Settings;
-use thalweg::serving::{Access, Door, grpc_server, router};
+use thalweg::serving::{Access, Door, grpc_routes, router};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -67,6 +67,8 @@ pub fn run(arguments: &RunArguments) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("serving")
+        // A read that waits for positions takes one, and must not keep appends from theirs.
+        .max_blocking_threads(settings.in_flight * 2 + 64)
         .enable_all()
         .build()
         .map_err(engine)?;
@@ -91,16 +93,17 @@ async fn serve(settings: &Settings, topology: thalweg::topology::Topology) -> Ou
     for name in SERVICES {
         health.set_service_status(name, tonic_health::ServingStatus::NotServing).await;
     }
-    let service = grpc_server(Arc::clone(&access), settings.append_body, settings.in_flight);
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(thalweg::serving::generated::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    let others = tonic::service::Routes::new(health_service)
+        .add_service(reflection.build_v1().map_err(engine)?);
+    let services =
+        grpc_routes(others, Arc::clone(&access), settings.append_body, settings.in_flight);
     let routes = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .max_concurrent_streams(1024)
-        .add_service(health_service)
-        .add_service(reflection.build_v1().map_err(engine)?)
-        .add_service(service);
+        .add_routes(services);
     let stopping = stopped.clone();
     servers.push(tokio::spawn(async move {
         let incoming = tonic::transport::server::TcpIncoming::from(grpc).with_nodelay(Some(true));

@@ -64,6 +64,14 @@ impl Needs {
         needs
     }
 
+    /// Where a needed feature stands in `groups`.
+    pub fn place(&self, group: usize, feature: usize) -> (usize, usize) {
+        let need = self.groups.iter().position(|(g, _)| *g == group);
+        let need = need.expect("every group that is read is needed");
+        let at = self.groups[need].1.iter().position(|f| *f == feature);
+        (need, at.expect("every feature that is read is needed"))
+    }
+
     fn add_feature(&mut self, group: usize, feature: usize) {
         let index = match self.groups.iter().position(|(g, _)| *g == group) {
             Some(index) => index,

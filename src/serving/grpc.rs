@@ -5,7 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use axum::middleware::map_response;
+use axum::response::Response as HttpResponse;
 use prost_types::{Duration as ProtoDuration, Timestamp};
+use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status as Grpc};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -18,23 +21,37 @@ use super::view::View;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Millis, Positions, Value, time};
 
+/// Bytes that a message may have beside its events.
+const FRAMING: usize = 1 << 20;
 /// Entities per response of a batch, when the caller leaves it to the server.
 const CHUNK: usize = 1000;
 
-/// The service over `access`, taking messages of at most `body_max` bytes and `in_flight_max`
-/// requests at once.
-pub fn grpc_server(
-    access: Access,
-    body_max: usize,
-    in_flight_max: usize,
-) -> FeatureServiceServer<Service> {
-    let service = Service { access, in_flight: Arc::default(), in_flight_max };
-    FeatureServiceServer::new(service).max_decoding_message_size(body_max)
+/// The service over `access` beside `others`, taking events of at most `body_max` bytes and
+/// `in_flight_max` requests at once.
+pub fn grpc_routes(others: Routes, access: Access, body_max: usize, in_flight_max: usize) -> Routes {
+    let service = Service { access, body_max, in_flight: Arc::default(), in_flight_max };
+    // Events are counted without their framing, as in a body of REST.
+    let service = FeatureServiceServer::new(service).max_decoding_message_size(body_max * 2 + FRAMING);
+    others.add_service(service).into_axum_router().layer(map_response(explain_refusal)).into()
+}
+
+/// Replaces the refusal of messages that are not even decoded by ours.
+async fn explain_refusal(response: HttpResponse) -> HttpResponse {
+    let is_too_large = response
+        .headers()
+        .get("grpc-status")
+        .is_some_and(|code| code.as_bytes() == (Code::OutOfRange as i32).to_string().as_bytes());
+    if !is_too_large {
+        return response;
+    }
+    let error = Error::new(ErrorKind::TooLarge, "the message is too large");
+    refused(&error.with_hint("send it in parts")).into_http()
 }
 
 /// The service.
 pub struct Service {
     access: Access,
+    body_max: usize,
     in_flight: Arc<AtomicUsize>,
     in_flight_max: usize,
 }
@@ -74,7 +91,7 @@ impl Service {
 }
 
 async fn answer(view: Arc<View>, request: LookupRequest) -> Result<LookupResponse, Grpc> {
-    if request.min_positions.is_empty() {
+    if !request.is_long() {
         return view.lookup(&request).map_err(|e| refused(&e));
     }
     tokio::task::spawn_blocking(move || view.lookup(&request))
@@ -111,6 +128,7 @@ impl FeatureService for Service {
         let inner = message.request.unwrap_or_default();
         let mut request = lookup_request(inner).map_err(|e| refused(&e))?;
         request.is_batch = true;
+        view.check_lookup(&request).map_err(|e| refused(&e))?;
         let chunk = if message.chunk_size == 0 { CHUNK } else { message.chunk_size as usize };
         // One `now` for all chunks; it is reported as if the request had not given it.
         let chosen = chosen_nows(&view, &request).map_err(|e| refused(&e))?;
@@ -140,6 +158,10 @@ impl FeatureService for Service {
         let (view, _mark) = self.enter()?;
         let proto::AppendRequest { topic, events } = request.into_inner();
         let appended = events.len() as u64;
+        if events.iter().map(Vec::len).sum::<usize>() > self.body_max {
+            let message = format!("the events are over {} bytes", self.body_max);
+            return Err(refused(&Error::new(ErrorKind::TooLarge, message).with_hint("send them in parts")));
+        }
         let positions = tokio::task::spawn_blocking(move || {
             let payloads: Vec<&[u8]> = events.iter().map(Vec::as_slice).collect();
             view.append(&topic, &payloads)

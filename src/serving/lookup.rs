@@ -51,6 +51,8 @@ pub struct LookupResponse {
     pub as_of: BTreeMap<String, Millis>,
 }
 
+/// Values that a request reads in about a millisecond.
+const LONG: usize = 1000;
 /// The longest wait for positions, and the wait when the request names none.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 const WAIT_DEFAULT: Duration = Duration::from_secs(1);
@@ -66,6 +68,25 @@ impl View {
     }
 }
 
+impl LookupRequest {
+    /// Whether it may take longer than a thread that serves other requests can be without.
+    pub fn is_long(&self) -> bool {
+        let rows = self.entities.values().next().map_or(0, Vec::len);
+        !self.min_positions.is_empty() || rows.saturating_mul(self.features.len()) > LONG
+    }
+}
+
+#[cfg(feature = "serving")]
+impl View {
+    /// Refuses what [`View::lookup`] would refuse, whatever the engine's state.
+    ///
+    /// # Errors
+    /// The caller's mistakes.
+    pub(super) fn check_lookup(&self, request: &LookupRequest) -> Result<()> {
+        Lookup::plan(self, request).map(drop)
+    }
+}
+
 struct Lookup<'a> {
     view: &'a View,
     request: &'a LookupRequest,
@@ -77,8 +98,8 @@ struct Lookup<'a> {
     request_values: Vec<Vec<Value>>,
 }
 
-/// Cells of the features of one group, by row and by feature.
-type GroupCells = BTreeMap<(usize, usize), Vec<Cell>>;
+/// Columns of needed features, by needed group and feature.
+type Columns = Vec<Vec<Vec<Cell>>>;
 
 impl<'a> Lookup<'a> {
     fn plan(view: &'a View, request: &'a LookupRequest) -> Result<Self> {
@@ -174,7 +195,7 @@ impl<'a> Lookup<'a> {
             .collect()
     }
 
-    fn run(self) -> Result<LookupResponse> {
+    fn run(mut self) -> Result<LookupResponse> {
         let view = self.view;
         let nows = self.nows();
         let placed = self.place();
@@ -185,19 +206,19 @@ impl<'a> Lookup<'a> {
             let wait = self.request.wait.unwrap_or(WAIT_DEFAULT);
             view.await_positions(&tasks, &self.request.min_positions, wait)?;
         }
-        let mut cells = GroupCells::new();
+        let mut cells: Columns = Vec::with_capacity(self.needs.groups.len());
         for (group, features) in &self.needs.groups {
-            for feature in features {
-                let plan = &view.topology.groups[*group].features[*feature];
-                cells.insert((*group, *feature), vec![degraded(plan); self.rows]);
-            }
+            let plan = &view.topology.groups[*group];
+            let column = |f: &usize| vec![degraded(&plan.features[*f]); self.rows];
+            cells.push(features.iter().map(column).collect());
         }
         let mut positions = Vec::new();
         for task in tasks {
             self.read_task(task, &placed, &nows, &mut cells, &mut positions)?;
         }
-        let computed = self.compute(&cells);
-        let mut response = LookupResponse { names: self.names.clone(), positions, ..LookupResponse::default() };
+        let mut computed = self.compute(&cells);
+        let names = std::mem::take(&mut self.names);
+        let mut response = LookupResponse { names, positions, ..LookupResponse::default() };
         if self.request.as_of.is_empty() {
             for ((group, _), now) in self.needs.groups.iter().zip(&nows) {
                 let name = view.topology.groups[*group].name.clone();
@@ -208,11 +229,16 @@ impl<'a> Lookup<'a> {
             let cell = |v: &Value| Cell { value: v.clone(), status: Status::Present, timestamp: 0 };
             response.columns.push(values.iter().map(cell).collect());
         }
-        for wanted in &self.wanted {
-            response.columns.push(match wanted {
-                Wanted::Feature(group, feature) => cells[&(*group, *feature)].clone(),
-                Wanted::OnDemand(index) => computed[index].clone(),
-            });
+        for (i, wanted) in self.wanted.iter().enumerate() {
+            let column = match wanted {
+                Wanted::Feature(group, feature) => {
+                    let (need, at) = self.needs.place(*group, *feature);
+                    &mut cells[need][at]
+                }
+                Wanted::OnDemand(index) => computed.get_mut(index).expect("it was computed"),
+            };
+            let is_asked_again = self.wanted[i + 1..].contains(wanted);
+            response.columns.push(if is_asked_again { column.clone() } else { std::mem::take(column) });
         }
         Ok(response)
     }
@@ -287,7 +313,7 @@ impl<'a> Lookup<'a> {
         index: usize,
         placed: &[Vec<Placed>],
         nows: &[Vec<Millis>],
-        cells: &mut GroupCells,
+        cells: &mut Columns,
         positions: &mut Vec<(String, u32, Positions)>,
     ) -> Result<()> {
         let task = &self.view.tasks[index];
@@ -300,7 +326,7 @@ impl<'a> Lookup<'a> {
             let Some(slot) = task.group_slot(*group) else { continue };
             for (row, place) in placed[need].iter().enumerate().filter(|(_, p)| p.task == index) {
                 if !place.is_entity {
-                    self.fill(*group, features, row, &UnitAnswer::default(), nows[need][row], cells);
+                    self.fill(need, row, &UnitAnswer::default(), nows[need][row], cells);
                     continue;
                 }
                 reads.push(UnitRead { slot, entity: &place.entity, features, now: nows[need][row] });
@@ -309,9 +335,8 @@ impl<'a> Lookup<'a> {
         }
         let (answers, at) = task.read(&reads)?;
         for (answer, (need, row)) in answers.iter().zip(&origins) {
-            let (group, features) = &self.needs.groups[*need];
             self.view.metrics.cache_read(answer.is_cached);
-            self.fill(*group, features, *row, answer, nows[*need][*row], cells);
+            self.fill(*need, *row, answer, nows[*need][*row], cells);
         }
         let mut groups: Vec<usize> = origins.iter().map(|(need, _)| self.needs.groups[*need].0).collect();
         groups.dedup();
@@ -322,25 +347,16 @@ impl<'a> Lookup<'a> {
         Ok(())
     }
 
-    fn fill(
-        &self,
-        group: usize,
-        features: &[usize],
-        row: usize,
-        unit: &UnitAnswer,
-        now: Millis,
-        cells: &mut GroupCells,
-    ) {
-        let plan = &self.view.topology.groups[group];
+    fn fill(&self, need: usize, row: usize, unit: &UnitAnswer, now: Millis, cells: &mut Columns) {
+        let (group, features) = &self.needs.groups[need];
+        let plan = &self.view.topology.groups[*group];
         for (i, feature) in features.iter().enumerate() {
-            if let Some(column) = cells.get_mut(&(group, *feature)) {
-                column[row] = cell(&plan.features[*feature], unit, unit.answers.get(i), now);
-            }
+            cells[need][i][row] = cell(&plan.features[*feature], unit, unit.answers.get(i), now);
         }
     }
 
     /// Columns of needed on-demand features.
-    fn compute(&self, cells: &GroupCells) -> BTreeMap<usize, Vec<Cell>> {
+    fn compute(&self, cells: &Columns) -> BTreeMap<usize, Vec<Cell>> {
         let mut computed: BTreeMap<usize, Vec<Cell>> = BTreeMap::new();
         for index in &self.needs.on_demand {
             let feature = &self.view.topology.on_demand[*index];
@@ -350,7 +366,10 @@ impl<'a> Lookup<'a> {
                     let mut values: Vec<Val<'_>> = Vec::new();
                     for input in &feature.inputs {
                         let cell = match input {
-                            Input::Feature(group, f) => &cells[&(*group, *f)][row],
+                            Input::Feature(group, f) => {
+                                let (need, at) = self.needs.place(*group, *f);
+                                &cells[need][at][row]
+                            }
                             Input::OnDemand(other) => &computed[other][row],
                             Input::Request(value) => {
                                 let at = self.needs.request.iter().position(|r| r == value);

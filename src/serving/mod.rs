@@ -19,7 +19,7 @@ mod view;
 
 pub use compute::{Cell, Status};
 #[cfg(feature = "serving")]
-pub use grpc::grpc_server;
+pub use grpc::grpc_routes;
 pub use lookup::{LookupRequest, LookupResponse};
 #[cfg(feature = "serving")]
 pub use rest::{Access, Door, router};

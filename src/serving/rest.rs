@@ -224,12 +224,12 @@ async fn online(State(shared): State<Shared>, body: Body) -> Result<Response> {
     view.check_ready()?;
     let body = shared.body(body).await?;
     let request = rest_lookup::parse(&body)?;
-    let may_wait = !request.min_positions.is_empty();
+    let is_long = request.is_long();
     let answer = {
         let view = Arc::clone(&view);
         let work = move || Ok(rest_lookup::render(&view.lookup(&request)?));
         // A plain lookup takes microseconds: another thread would cost more than it.
-        if may_wait { blocking(work).await? } else { work()? }
+        if is_long { blocking(work).await? } else { work()? }
     };
     view.metrics.read_latency(started.elapsed());
     Ok(([(header::CONTENT_TYPE, "application/json")], answer).into_response())

@@ -122,7 +122,8 @@ fn positions(json: &Json) -> Option<Positions> {
 
 /// The body of an answer.
 pub(super) fn render(response: &LookupResponse) -> String {
-    let mut out = String::with_capacity(256 + response.columns.len() * 64);
+    let rows = response.columns.first().map_or(0, Vec::len);
+    let mut out = String::with_capacity(512 + response.columns.len() * (48 + rows * 64));
     out.push_str("{\"metadata\":{\"feature_names\":");
     out.push_str(&Json::from(response.names.clone()).to_string());
     out.push_str(",\"as_of\":{");
@@ -135,13 +136,9 @@ pub(super) fn render(response: &LookupResponse) -> String {
         out.push_str(if i > 0 { "},{\"values\":" } else { "{\"values\":" });
         list(&mut out, column, |out, cell| value(out, &cell.value));
         out.push_str(",\"statuses\":");
-        list(&mut out, column, |out, cell| {
-            let _ = write!(out, "\"{}\"", cell.status.name());
-        });
+        list(&mut out, column, |out, cell| quoted(out, |out| out.push_str(cell.status.name())));
         out.push_str(",\"event_timestamps\":");
-        list(&mut out, column, |out, cell| {
-            let _ = write!(out, "\"{}\"", time::format_rfc3339(cell.timestamp));
-        });
+        list(&mut out, column, |out, cell| quoted(out, |out| time::push_rfc3339(out, cell.timestamp)));
     }
     out.push_str(if response.columns.is_empty() { "],\"positions\":[" } else { "}],\"positions\":[" });
     for (i, (group, partition, offsets)) in response.positions.iter().enumerate() {
@@ -179,6 +176,13 @@ fn list(out: &mut String, column: &[Cell], mut item: impl FnMut(&mut String, &Ce
         item(out, cell);
     }
     out.push(']');
+}
+
+/// Puts what `push` appends between quotes; it must need no escapes.
+fn quoted(out: &mut String, push: impl FnOnce(&mut String)) {
+    out.push('"');
+    push(out);
+    out.push('"');
 }
 
 fn value(out: &mut String, value: &Value) {

@@ -233,6 +233,7 @@ fn metrics_carry_their_promised_names() {
 #[test]
 fn grpc_answers_as_rest_does() {
     use thalweg::serving::generated::v1 as proto;
+    use tonic_types::StatusExt as _;
     let place = Place::new(DEFINITIONS, "");
     let engine = place.start();
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
@@ -273,6 +274,17 @@ fn grpc_answers_as_rest_does() {
             rows.push(part.results[1].values.len());
         }
         assert_eq!(rows, [2, 1]);
+        let uneven = proto::GetFeaturesRequest { as_of: vec![noon, noon], ..request.clone() };
+        let batch = proto::GetFeaturesBatchRequest { request: Some(uneven), chunk_size: 1 };
+        let refused = client.get_features_batch(batch).await.expect_err("two times for three rows");
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+        for events in [vec![vec![b'x'; 17 << 20]], vec![vec![b'x'; 40 << 20]]] {
+            let append = proto::AppendRequest { topic: "payments".to_owned(), events };
+            let refused = client.append(append).await.expect_err("over append_body");
+            assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+            let reason = refused.get_details_error_info().expect("details").reason;
+            assert_eq!(reason, "TOO_LARGE");
+        }
         let wrong = proto::GetFeaturesRequest { features: vec!["by_user:nope".to_owned()], ..request };
         let refused = client.get_features(wrong).await.expect_err("no such feature");
         assert_eq!(refused.code(), tonic::Code::NotFound);

@@ -1,0 +1,172 @@
+//! Load clients over the wire: requests at fixed moments (open loop), latency counted from when a
+//! request was due, so that a stall is seen by every request that had to wait for it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use thalweg::app::Engine;
+use thalweg::serving::generated::v1::feature_service_client::FeatureServiceClient;
+use thalweg::serving::generated::v1::{GetFeaturesRequest, Value, ValueList, value::Kind};
+use thalweg::serving::{Access, Door, grpc_routes, router};
+
+use crate::workload::{AGGREGATES, Random, START_MS, WINDOWS};
+
+/// Connections that share the load.
+const CONNECTIONS: u64 = 4;
+const KEYS: u64 = 1_000_000;
+
+/// Requests of one kind at one rate.
+#[derive(Clone, Copy)]
+pub struct Load {
+    pub entities: usize,
+    pub rate: u64,
+    pub seconds: u64,
+}
+
+/// The engine's two listeners, served as `thalweg run` serves them.
+pub struct Listeners {
+    pub rest: SocketAddr,
+    pub grpc: SocketAddr,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Listeners {
+    pub fn start(engine: &Engine) -> Self {
+        let access: Access = Arc::new(OnceLock::new());
+        assert!(access.set(Arc::clone(&engine.view)).is_ok());
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let listener = || {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            listener.set_nonblocking(true).expect("non-blocking");
+            listener
+        };
+        let (rest, grpc) = (listener(), listener());
+        let addresses = (rest.local_addr().expect("bound"), grpc.local_addr().expect("bound"));
+        let routes = router(Arc::clone(&access), Door::Public, 16 << 20, 1024);
+        let services = grpc_routes(tonic::service::Routes::default(), access, 16 << 20, 1024);
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(rest).expect("a listener");
+            axum::serve(listener, routes).await
+        });
+        runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(grpc).expect("a listener");
+            let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
+            tonic::transport::Server::builder().add_routes(services).serve_with_incoming(incoming).await
+        });
+        Self { rest: addresses.0, grpc: addresses.1, _runtime: runtime }
+    }
+}
+
+pub fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000_000, 3).expect("bounds")
+}
+
+/// Runs `client` on every connection at its share of the rate.
+fn open_loop<C>(load: Load, connect: impl Fn(u64) -> C + Sync, call: impl Fn(&mut C, &[String]) + Sync) -> Histogram<u64> {
+    let mut total = histogram();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..CONNECTIONS)
+            .map(|index| {
+                let (connect, call) = (&connect, &call);
+                scope.spawn(move || {
+                    let mut client = connect(index);
+                    let mut random = Random(index + 1);
+                    let mut found = histogram();
+                    let begun = Instant::now();
+                    let mut n = index;
+                    while n < load.rate * load.seconds {
+                        let due = begun + Duration::from_nanos(n * 1_000_000_000 / load.rate);
+                        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+                        let users: Vec<String> =
+                            (0..load.entities).map(|_| format!("u{}", random.next() % KEYS)).collect();
+                        call(&mut client, &users);
+                        found.saturating_record(due.elapsed().as_nanos() as u64);
+                        n += CONNECTIONS;
+                    }
+                    found
+                })
+            })
+            .collect();
+        for worker in workers {
+            total.add(worker.join().expect("no panic")).expect("one shape");
+        }
+    });
+    total
+}
+
+fn features() -> Vec<String> {
+    WINDOWS.iter().flat_map(|w| AGGREGATES.iter().map(move |a| format!("g:{a}_{w}"))).collect()
+}
+
+/// Latency over REST: HTTP/1.1, connections kept.
+pub fn rest(address: SocketAddr, load: Load) -> Histogram<u64> {
+    let features = serde_json::json!(features()).to_string();
+    let as_of = "2026-01-01T01:00:00Z";
+    open_loop(
+        load,
+        |_| {
+            let stream = TcpStream::connect(address).expect("a connection");
+            stream.set_nodelay(true).expect("no delay");
+            BufReader::new(stream)
+        },
+        |client, users| {
+            let body = format!(
+                "{{\"features\":{features},\"entities\":{{\"user_id\":[\"{}\"]}},\"as_of\":\"{as_of}\"}}",
+                users.join("\",\"")
+            );
+            let request = format!(
+                "POST /v1/features/online HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            );
+            client.get_mut().write_all(request.as_bytes()).expect("sent");
+            let (mut line, mut length) = (String::new(), 0);
+            loop {
+                line.clear();
+                client.read_line(&mut line).expect("a header");
+                if line.starts_with("HTTP/1.1 ") {
+                    assert!(line.starts_with("HTTP/1.1 200"), "{line}");
+                }
+                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().expect("a length");
+                }
+                if line == "\r\n" {
+                    break;
+                }
+            }
+            let mut answer = vec![0; length];
+            client.read_exact(&mut answer).expect("a body");
+        },
+    )
+}
+
+/// Latency over gRPC.
+pub fn grpc(address: SocketAddr, load: Load) -> Histogram<u64> {
+    let features = features();
+    open_loop(
+        load,
+        |_| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let client = runtime
+                .block_on(FeatureServiceClient::connect(format!("http://{address}")))
+                .expect("a connection");
+            (runtime, client)
+        },
+        |(runtime, client), users| {
+            let values = users.iter().map(|u| Value { kind: Some(Kind::StringValue(u.clone())) }).collect();
+            let request = GetFeaturesRequest {
+                features: features.clone(),
+                entities: [("user_id".to_owned(), ValueList { values })].into(),
+                as_of: vec![prost_types::Timestamp { seconds: START_MS / 1000 + 3600, nanos: 0 }],
+                ..GetFeaturesRequest::default()
+            };
+            runtime.block_on(client.get_features(request)).expect("an answer");
+        },
+    )
+}
