@@ -111,11 +111,7 @@ pub fn rest(address: SocketAddr, load: Load) -> Histogram<u64> {
     let as_of = "2026-01-01T01:00:00Z";
     open_loop(
         load,
-        |_| {
-            let stream = TcpStream::connect(address).expect("a connection");
-            stream.set_nodelay(true).expect("no delay");
-            BufReader::new(stream)
-        },
+        |_| connection(address),
         |client, users| {
             let body = format!(
                 "{{\"features\":{features},\"entities\":{{\"user_id\":[\"{}\"]}},\"as_of\":\"{as_of}\"}}",
@@ -125,25 +121,39 @@ pub fn rest(address: SocketAddr, load: Load) -> Histogram<u64> {
                 "POST /v1/features/online HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
                 body.len()
             );
-            client.get_mut().write_all(request.as_bytes()).expect("sent");
-            let (mut line, mut length) = (String::new(), 0);
-            loop {
-                line.clear();
-                client.read_line(&mut line).expect("a header");
-                if line.starts_with("HTTP/1.1 ") {
-                    assert!(line.starts_with("HTTP/1.1 200"), "{line}");
-                }
-                if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
-                    length = value.trim().parse().expect("a length");
-                }
-                if line == "\r\n" {
-                    break;
-                }
-            }
-            let mut answer = vec![0; length];
-            client.read_exact(&mut answer).expect("a body");
+            exchange(client, &request);
         },
     )
+}
+
+/// Latency of a route that does nothing: what the machine, its network and the client cost.
+pub fn nothing(address: SocketAddr, load: Load) -> Histogram<u64> {
+    open_loop(load, |_| connection(address), |client, _| exchange(client, "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"))
+}
+
+fn connection(address: SocketAddr) -> BufReader<TcpStream> {
+    let stream = TcpStream::connect(address).expect("a connection");
+    stream.set_nodelay(true).expect("no delay");
+    BufReader::new(stream)
+}
+
+/// Sends a request and reads its answer, which must be a 200.
+fn exchange(client: &mut BufReader<TcpStream>, request: &str) {
+    client.get_mut().write_all(request.as_bytes()).expect("sent");
+    let (mut line, mut length) = (String::new(), 0);
+    loop {
+        line.clear();
+        client.read_line(&mut line).expect("a header");
+        assert!(!line.starts_with("HTTP/1.1 ") || line.starts_with("HTTP/1.1 200"), "{line}");
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().expect("a length");
+        }
+        if line == "\r\n" {
+            break;
+        }
+    }
+    let mut answer = vec![0; length];
+    client.read_exact(&mut answer).expect("a body");
 }
 
 /// Latency over gRPC.

@@ -58,6 +58,19 @@ pub enum Aggregate {
 }
 
 impl Aggregate {
+    /// Whether its answer needs every event of the window, however many.
+    pub fn needs_all_values(self) -> bool {
+        matches!(
+            self,
+            Self::Distinct
+                | Self::DistinctValues
+                | Self::TopK
+                | Self::ValueCounts
+                | Self::Percentile
+                | Self::Median
+        )
+    }
+
     /// All, by name.
     pub const NAMES: [(&'static str, Self); 26] = [
         ("count", Self::Count),

@@ -4,6 +4,8 @@
 //! event time i64, next row id u64; base; entries; id chunks; tail. Entry: row id u64, height u8,
 //! first and last order, events u64, partial words.
 
+use std::sync::Arc;
+
 use super::ids::{Chunk, ChunkData, IdSet, decode as decode_ids, encode as encode_ids};
 use crate::codec::bytes::{Reader, put_bytes};
 use crate::error::{Error, Result};
@@ -56,7 +58,7 @@ pub struct Unit {
     pub(super) entries: Vec<Entry>,
     pub(super) ids: IdSet,
     /// Rows that the store does not have yet, by ascending id.
-    fresh: Vec<(u64, Box<[u8]>)>,
+    fresh: Vec<(u64, Arc<[u8]>)>,
     /// Bytes of fresh rows: a hot unit has thousands, and is measured at each event.
     fresh_bytes: usize,
     /// Rows that the store still has.
@@ -133,7 +135,7 @@ impl Unit {
     }
 
     /// Rows that have to be written and deleted with HEAD.
-    pub fn unwritten(&self) -> (&[(u64, Box<[u8]>)], &[u64]) {
+    pub fn unwritten(&self) -> (&[(u64, Arc<[u8]>)], &[u64]) {
         (&self.fresh, &self.dead)
     }
 

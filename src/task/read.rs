@@ -44,6 +44,15 @@ pub struct UnitAnswer {
 const SLICE: usize = 16;
 /// Tries to read at one position without holding the worker up throughout.
 const TRIES: usize = 3;
+/// Events of which every one must be looked at that are too many to hold the worker up.
+const HEAVY: u64 = 10_000;
+
+/// A unit that is to be evaluated, or has been.
+enum Found {
+    Done(UnitAnswer),
+    /// A copy of HEAD and references to rows, to be evaluated while the worker goes on.
+    Copied(Box<Unit>, Vec<u8>),
+}
 
 impl Task {
     /// Answers `reads` at one point of the input, and says at which (PROTOCOL 43): all units as
@@ -52,36 +61,53 @@ impl Task {
     /// # Errors
     /// Rows that cannot be read.
     pub fn read(&self, reads: &[UnitRead<'_>]) -> Result<(Vec<UnitAnswer>, Positions)> {
-        if reads.len() > SLICE {
-            for _ in 0..TRIES {
-                if let Some(answer) = self.read_in_slices(reads)? {
-                    return Ok(answer);
-                }
+        for _ in 0..TRIES {
+            if let Some(answer) = self.try_read(reads)? {
+                return Ok(answer);
             }
         }
         let state = self.state.read();
         let point = self.point(&state);
         let mut answers = Vec::with_capacity(reads.len());
         for read in reads {
-            let answer = self.read_unit(&state, &point, read)?;
-            answers.push(answer.ok_or_else(|| Error::corrupted("a unit is ahead of its task"))?);
+            let found = self.find(&state, &point, read, u64::MAX)?;
+            let Some(Found::Done(answer)) = found else {
+                return Err(Error::corrupted("a unit is ahead of its task"));
+            };
+            answers.push(answer);
         }
         Ok((answers, point.positions))
     }
 
     /// The same, letting the worker go on after every few units. `None` when it has changed one of
-    /// them before it was read.
-    fn read_in_slices(&self, reads: &[UnitRead<'_>]) -> Result<Option<(Vec<UnitAnswer>, Positions)>> {
-        let point = self.point(&self.state.read());
-        let mut answers = Vec::with_capacity(reads.len());
-        for slice in reads.chunks(SLICE) {
-            let state = self.state.read();
-            for read in slice {
-                match self.read_unit(&state, &point, read)? {
-                    Some(answer) => answers.push(answer),
-                    None => return Ok(None),
-                }
+    /// them meanwhile.
+    fn try_read(&self, reads: &[UnitRead<'_>]) -> Result<Option<(Vec<UnitAnswer>, Positions)>> {
+        let mut state = self.state.read();
+        let point = self.point(&state);
+        let mut found = Vec::with_capacity(reads.len());
+        for (i, read) in reads.iter().enumerate() {
+            if i > 0 && i % SLICE == 0 {
+                drop(state);
+                state = self.state.read();
             }
+            match self.find(&state, &point, read, HEAVY)? {
+                Some(one) => found.push(one),
+                None => return Ok(None),
+            }
+        }
+        drop(state);
+        let mut answers = Vec::with_capacity(reads.len());
+        for (one, read) in found.into_iter().zip(reads) {
+            answers.push(match one {
+                Found::Done(answer) => answer,
+                Found::Copied(unit, prefix) => {
+                    // A commit may have deleted a row that the copy refers to: read again.
+                    let Ok(answer) = self.answer(&self.groups[read.slot], &unit, &prefix, read) else {
+                        return Ok(None);
+                    };
+                    answer
+                }
+            });
         }
         Ok(Some((answers, point.positions)))
     }
@@ -94,28 +120,35 @@ impl Task {
         }
     }
 
-    /// `None`: the unit holds what lies behind `point`.
-    fn read_unit(&self, state: &TaskState, point: &Point, read: &UnitRead<'_>) -> Result<Option<UnitAnswer>> {
+    /// Answers for a unit, or copies it if its answer needs more than `heavy` events. `None`: it
+    /// holds what lies behind `point`.
+    fn find(&self, state: &TaskState, point: &Point, read: &UnitRead<'_>, heavy: u64) -> Result<Option<Found>> {
         let to = &self.groups[read.slot];
         let oldest = point.stream_times[read.slot].map(|t| t.saturating_sub(to.group.history));
         if oldest.is_some_and(|oldest| read.now < oldest) {
-            return Ok(Some(UnitAnswer { is_out_of_range: true, ..UnitAnswer::default() }));
+            return Ok(Some(Found::Done(UnitAnswer { is_out_of_range: true, ..UnitAnswer::default() })));
         }
         let prefix = unit_prefix(to.id, read.entity);
-        if let Some(unit) = state.cache.get(&prefix) {
-            if unit.next_offset > point.applied {
-                return Ok(None);
+        let stored;
+        let (unit, is_cached) = match state.cache.get(&prefix) {
+            Some(unit) => (unit, true),
+            None => {
+                let Some(row) = self.store.get(&head_key(&prefix))? else {
+                    return Ok(Some(Found::Done(UnitAnswer::default())));
+                };
+                stored = Unit::decode_head(&to.group.layout, &row)?;
+                (&stored, false)
             }
-            return Ok(Some(UnitAnswer { is_cached: true, ..self.answer(to, unit, &prefix, read)? }));
-        }
-        let Some(row) = self.store.get(&head_key(&prefix))? else {
-            return Ok(Some(UnitAnswer::default()));
         };
-        let unit = Unit::decode_head(&to.group.layout, &row)?;
         if unit.next_offset > point.applied {
             return Ok(None);
         }
-        self.answer(to, &unit, &prefix, read).map(Some)
+        let needs_all = |f: &usize| to.group.features[*f].plan.aggregate.needs_all_values();
+        if unit.events(&to.group.layout) > heavy && read.features.iter().any(needs_all) {
+            return Ok(Some(Found::Copied(Box::new(unit.clone()), prefix)));
+        }
+        let answer = self.answer(to, unit, &prefix, read)?;
+        Ok(Some(Found::Done(UnitAnswer { is_cached, ..answer })))
     }
 
     fn answer(
