@@ -45,3 +45,22 @@ install_build_tools() {
         ;;
     esac
 }
+
+# Installs Java and Maven, which fetch and run a broker.
+install_java() {
+    case "$(uname)" in
+    Darwin)
+        command -v mvn >/dev/null || { say "Installing Maven and Java (once) …"; brew install maven openjdk@17; }
+        ;;
+    *)
+        local missing=()
+        java -version >/dev/null 2>&1 || missing+=(openjdk-17-jre-headless)
+        command -v mvn >/dev/null || missing+=(maven)
+        if [ ${#missing[@]} -gt 0 ]; then
+            say "Installing ${missing[*]} …"
+            as_root apt-get update -qq
+            as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >/dev/null
+        fi
+        ;;
+    esac
+}
