@@ -12,7 +12,7 @@ use crate::config::DefinitionFiles;
 use crate::config::settings::{Fsync, Settings};
 use crate::config::show_mistake;
 use crate::error::{Error, Result};
-use crate::log::{EmbeddedLog, FsyncPolicy, Log, LogOptions, hold_folder};
+use crate::log::{EmbeddedLog, FsyncPolicy, LocalLog, LocalSession, Log, LogOptions, hold_folder};
 use crate::serving::{Limits, View};
 use crate::state::{RocksStore, SharedMemory, SharedStore};
 use crate::task::{Runner, RunnerOptions, Status, Task, TaskInput};
@@ -42,8 +42,9 @@ pub fn open_read_only(settings: &Settings, topology: Topology) -> Result<View> {
     }
     drop(hold_folder(&settings.data_dir)?);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let log: Arc<dyn Log> =
+    let embedded =
         Arc::new(EmbeddedLog::open_read_only(&settings.data_dir.join("log"), Arc::clone(&clock))?);
+    let log: Arc<dyn Log> = Arc::clone(&embedded) as Arc<dyn Log>;
     let topology = Arc::new(topology);
     let open = |path: &Path| -> Result<SharedStore> { Ok(Arc::new(RocksStore::open_read_only(path)?)) };
     let tasks = open_tasks(&topology, settings, &open)?;
@@ -52,11 +53,15 @@ pub fn open_read_only(settings: &Settings, topology: Topology) -> Result<View> {
         app: settings.app.clone(),
         checkpoint_interval: settings.checkpoint_interval,
         cache_bytes: usize::MAX,
+        has_changelog: false,
+        incarnation: 0,
         metrics: Arc::clone(&metrics),
     };
+    let mut session = LocalSession::new(Arc::clone(&embedded) as Arc<dyn LocalLog>);
     for task in &tasks {
-        let mut runner = Runner::take_over(Arc::clone(task), Arc::clone(&log), options.clone())?;
-        while runner.step() > 0 {}
+        let from = embedded.resume_point(&task.name, &task.topic, task.partition)?;
+        let mut runner = Runner::take_over(Arc::clone(task), Arc::clone(&log), &from, options.clone())?;
+        while runner.step(&mut session) > 0 {}
         if let Some(why) = task.failure() {
             return Err(Error::corrupted(format!("{}: {why}", task.name)));
         }
@@ -147,7 +152,7 @@ impl Engine {
         };
         let tasks = open_tasks(&topology, settings, &open)?;
         let metrics = Arc::new(Metrics::default());
-        let workers = start_workers(&tasks, &log, settings, &memory, &metrics)?;
+        let workers = start_workers(&tasks, &embedded, settings, &memory, &metrics)?;
         let limits = limits_of(settings);
         let view = Arc::new(View::new(&settings.app, topology, tasks, Arc::clone(&log), clock, limits, metrics));
         let stop = Arc::new(AtomicBool::new(false));
@@ -245,7 +250,7 @@ fn open_tasks(
 
 fn start_workers(
     tasks: &[Arc<Task>],
-    log: &Arc<dyn Log>,
+    embedded: &Arc<EmbeddedLog>,
     settings: &Settings,
     memory: &Memory,
     metrics: &Arc<Metrics>,
@@ -258,17 +263,24 @@ fn start_workers(
         app: settings.app.clone(),
         checkpoint_interval: settings.checkpoint_interval,
         cache_bytes: memory.units / with_units,
+        has_changelog: false,
+        incarnation: 0,
         metrics: Arc::clone(metrics),
     };
     let mut shares: Vec<Vec<Runner>> = (0..count).map(|_| Vec::new()).collect();
     for (index, task) in tasks.iter().enumerate() {
-        let runner = Runner::take_over(Arc::clone(task), Arc::clone(log), options.clone())?;
+        let log = Arc::clone(embedded) as Arc<dyn Log>;
+        let from = embedded.resume_point(&task.name, &task.topic, task.partition)?;
+        let runner = Runner::take_over(Arc::clone(task), log, &from, options.clone())?;
         shares[index % count].push(runner);
     }
     shares
         .into_iter()
         .enumerate()
-        .map(|(i, runners)| Worker::start(i, runners, Arc::clone(log), settings.commit_interval))
+        .map(|(i, runners)| {
+            let session = Box::new(LocalSession::new(Arc::clone(embedded) as Arc<dyn LocalLog>));
+            Worker::start(i, runners, session, settings.commit_interval)
+        })
         .collect()
 }
 

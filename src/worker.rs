@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::error::Result;
-use crate::log::{Log, Transaction};
+use crate::log::{Outcome, Session};
 use crate::task::Runner;
 
 /// Longest wait for new records, so that commits and stops are not missed.
@@ -29,13 +29,13 @@ impl Worker {
     pub fn start(
         index: usize,
         runners: Vec<Runner>,
-        log: Arc<dyn Log>,
+        session: Box<dyn Session>,
         commit_interval: Duration,
     ) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn({
             let stop = Arc::clone(&stop);
-            move || Loop { runners, log, commit_interval, stop }.run()
+            move || Loop { runners, session, commit_interval, stop }.run()
         })?;
         Ok(Self { stop, thread: Some(thread) })
     }
@@ -57,24 +57,24 @@ impl Worker {
 
 struct Loop {
     runners: Vec<Runner>,
-    log: Arc<dyn Log>,
+    session: Box<dyn Session>,
     commit_interval: Duration,
     stop: Arc<AtomicBool>,
 }
 
 impl Loop {
-    /// 1 apply what waits, 2 commit when it is time or memory asks for it, 3 wait for more.
+    /// 1 wait for records, 2 apply them, 3 commit when it is time or memory asks for it.
     fn run(mut self) {
-        let mut seen = 0;
         let mut committed_at = Instant::now();
+        let mut patience = Duration::ZERO;
         while !self.stop.load(Ordering::Acquire) {
-            let version = self.log.wait(seen, Duration::ZERO);
+            self.session.wait(patience);
             let mut records = 0;
             let mut is_pressed = false;
             for runner in &mut self.runners {
                 // Units that have to be written first hold the input back.
                 if !runner.is_under_pressure() {
-                    records += runner.step();
+                    records += runner.step(&mut *self.session);
                 }
                 is_pressed |= runner.is_under_pressure();
             }
@@ -82,26 +82,25 @@ impl Loop {
                 self.commit(false);
                 committed_at = Instant::now();
             }
-            if records == 0 && !is_pressed {
-                let left = self.commit_interval.saturating_sub(committed_at.elapsed());
-                self.log.wait(version, left.clamp(Duration::from_millis(1), IDLE_WAIT));
-            }
-            seen = version;
+            let left = self.commit_interval.saturating_sub(committed_at.elapsed());
+            let is_idle = records == 0 && !is_pressed;
+            patience = if is_idle { left.clamp(Duration::from_millis(1), IDLE_WAIT) } else { Duration::ZERO };
         }
         // What is not handed over by then is redone by the next start.
         let deadline = Instant::now() + HAND_OVER_MAX;
         while self.commit(true) && Instant::now() < deadline {}
     }
 
-    /// One transaction for all tasks (PROTOCOL 13 to 17). An error ends the tasks: whether it
-    /// took effect is known only after a restart.
-    /// Returns whether there was anything to commit.
+    /// One transaction for all tasks (PROTOCOL 13 to 17). Returns whether there was anything to
+    /// commit.
     fn commit(&mut self, everything: bool) -> bool {
-        let mut transaction = Transaction::default();
-        let mut pending = Vec::new();
+        let (mut commits, mut pending) = (Vec::new(), Vec::new());
         for (index, runner) in self.runners.iter_mut().enumerate() {
-            match runner.prepare_commit(&mut transaction, everything) {
-                Ok(Some(commit)) => pending.push((index, commit)),
+            match runner.prepare_commit(everything) {
+                Ok(Some((commit, handle))) => {
+                    commits.push(commit);
+                    pending.push((index, handle));
+                }
                 Ok(None) => {}
                 Err(error) => runner.fail(&error.to_string()),
             }
@@ -109,12 +108,12 @@ impl Loop {
         if pending.is_empty() {
             return false;
         }
-        let outcome = self.log.commit(transaction);
-        for (index, commit) in pending {
+        let outcome = self.session.commit(&mut commits);
+        for (index, handle) in pending {
             let runner = &mut self.runners[index];
             let completed = match &outcome {
-                Ok(()) => runner.complete_commit(commit).map_err(|e| e.to_string()),
-                Err(error) => Err(error.to_string()),
+                Outcome::Committed => runner.complete_commit(handle).map_err(|e| e.to_string()),
+                Outcome::Aborted(why) | Outcome::Fenced(why) => Err(why.clone()),
             };
             if let Err(why) = completed {
                 runner.fail(&format!("commit: {why}"));

@@ -7,7 +7,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 
 use super::batch::LogBatch;
-use super::{Append, Log, Transaction};
+use super::{Append, LocalLog, Log, TaskCommit};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::model::Offset;
@@ -130,15 +130,28 @@ impl Log for MemoryLog {
         inner.topics.get(topic).map_or(0, |t| t[partition as usize].next)
     }
 
-    fn commit(&self, transaction: Transaction) -> Result<()> {
+    fn purge(&self, topic: &str, partition: u32, offset: Offset) -> Result<()> {
         let mut inner = self.inner.lock();
-        for append in transaction.appends {
-            self.put(&mut inner, append)?;
+        if let Some(log) = inner.topics.get_mut(topic).and_then(|t| t.get_mut(partition as usize)) {
+            let gone = log.batches.partition_point(|b| b.next_offset() <= offset);
+            log.batches.drain(..gone);
+            log.start = log.batches.first().map_or(log.next, |b| b.base);
         }
-        for commit in transaction.commits {
+        Ok(())
+    }
+}
+
+impl LocalLog for MemoryLog {
+    fn commit(&self, commits: Vec<TaskCommit>) -> Result<()> {
+        let mut inner = self.inner.lock();
+        let must_sync = commits.iter().any(|c| c.must_sync);
+        for commit in commits {
+            for append in commit.appends {
+                self.put(&mut inner, append)?;
+            }
             inner.commits.insert(commit.task, commit.barrier);
         }
-        if transaction.must_sync {
+        if must_sync {
             *self.synced.lock() = inner.clone();
         }
         self.appended.notify_all();
@@ -155,15 +168,5 @@ impl Log for MemoryLog {
             self.appended.wait_for(&mut inner, timeout);
         }
         inner.version
-    }
-
-    fn purge(&self, topic: &str, partition: u32, offset: Offset) -> Result<()> {
-        let mut inner = self.inner.lock();
-        if let Some(log) = inner.topics.get_mut(topic).and_then(|t| t.get_mut(partition as usize)) {
-            let gone = log.batches.partition_point(|b| b.next_offset() <= offset);
-            log.batches.drain(..gone);
-            log.start = log.batches.first().map_or(log.next, |b| b.base);
-        }
-        Ok(())
     }
 }

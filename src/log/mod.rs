@@ -1,45 +1,61 @@
 //! The log: where events come from, and where everything that must survive goes.
 //!
-//! One trait, held to one contract: a commit is atomic, and what is acknowledged survives.
+//! One contract: a commit is atomic, and what is acknowledged survives. [`Log`] is what everybody
+//! sees of a log; a [`Session`] is what one worker owns of it, reads and commits.
 
 mod batch;
 #[cfg(feature = "rocksdb")]
 mod embedded;
 mod memory;
+mod session;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::model::Offset;
+use crate::model::{Change, Offset};
 
 pub use batch::{Append, Header, LogBatch, RecordView};
 #[cfg(feature = "rocksdb")]
 pub use embedded::{EmbeddedLog, FsyncPolicy, LogOptions, hold_folder};
 pub use memory::MemoryLog;
+pub use session::{LocalSession, Outcome, Ownership, Session};
 
-/// What one task commits (PROTOCOL 2, 3, 15, 16).
-#[derive(Debug)]
+/// What one task commits (PROTOCOL 2, 3, 15, 16). All commits that are handed over together become
+/// durable together.
+#[derive(Debug, Default)]
 pub struct TaskCommit {
     /// Name of the task.
     pub task: String,
+    /// Topic of its input.
+    pub topic: String,
+    /// Partition of its input, and the task's own.
+    pub partition: u32,
     /// Next offset of its input.
     pub next_offset: Offset,
-    /// The barrier record, which on this log stands beside the offsets.
+    /// Names this commit among all of the task: who made it, and the how manieth it is.
+    pub txn_id: String,
+    /// The barrier record, which stands beside the offsets or in the changelog.
     pub barrier: Vec<u8>,
-}
-
-/// Everything that becomes durable together.
-#[derive(Debug, Default)]
-pub struct Transaction {
-    /// Commits of tasks.
-    pub commits: Vec<TaskCommit>,
+    /// Rows for the changelog, on a log that has one.
+    pub rows: Option<Arc<Vec<Change>>>,
     /// Outputs, dead letters, repartitioned records and markers.
     pub appends: Vec<Append>,
     /// Whether state that is derived from it is handed over afterwards, so that it must be on the
     /// disk whatever the policy says (PROTOCOL 18).
     pub must_sync: bool,
+}
+
+/// From where a task goes on.
+#[derive(Clone, Debug, Default)]
+pub struct ResumePoint {
+    /// Barrier record of its last commit.
+    pub committed: Option<Vec<u8>>,
+    /// First offset of its input that is still there.
+    pub start: Offset,
+    /// Next offset of its input to be appended.
+    pub end: Offset,
 }
 
 /// A partitioned log.
@@ -77,11 +93,20 @@ pub trait Log: Send + Sync {
     /// Next offset to be appended.
     fn end_offset(&self, topic: &str, partition: u32) -> Offset;
 
-    /// Makes a transaction durable, wholly or not at all.
+    /// Removes whole batches that lie below `offset`.
+    ///
+    /// # Errors
+    /// The log cannot be written.
+    fn purge(&self, topic: &str, partition: u32, offset: Offset) -> Result<()>;
+}
+
+/// A log that this process alone writes.
+pub trait LocalLog: Log {
+    /// Makes commits durable, wholly or not at all.
     ///
     /// # Errors
     /// Nothing of it happened.
-    fn commit(&self, transaction: Transaction) -> Result<()>;
+    fn commit(&self, commits: Vec<TaskCommit>) -> Result<()>;
 
     /// Barrier record of the last commit of `task`.
     ///
@@ -93,9 +118,15 @@ pub trait Log: Send + Sync {
     /// `timeout`.
     fn wait(&self, seen: u64, timeout: Duration) -> u64;
 
-    /// Removes whole batches that lie below `offset`.
+    /// From where `task` goes on, whose input is `partition` of `topic`.
     ///
     /// # Errors
-    /// The log cannot be written.
-    fn purge(&self, topic: &str, partition: u32, offset: Offset) -> Result<()>;
+    /// The log cannot be read.
+    fn resume_point(&self, task: &str, topic: &str, partition: u32) -> Result<ResumePoint> {
+        Ok(ResumePoint {
+            committed: self.committed(task)?,
+            start: self.start_offset(topic, partition),
+            end: self.end_offset(topic, partition),
+        })
+    }
 }

@@ -32,3 +32,6 @@ pub struct Record {
 
 /// Next offsets by topic and partition (SEMANTICS §7).
 pub type Positions = BTreeMap<String, BTreeMap<u32, Offset>>;
+
+/// Key and value of a row that changes; no value: it is deleted.
+pub type Change = (Vec<u8>, Option<Vec<u8>>);

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use parking_lot::RwLock;
 
-use super::{Batch, StateStore};
+use super::StateStore;
 use crate::error::Result;
+use crate::model::Change;
 
 /// A store in memory.
 #[derive(Debug, Default)]
@@ -18,12 +19,12 @@ impl StateStore for MemoryStore {
         Ok(self.rows.read().get(key).cloned())
     }
 
-    fn write(&self, batch: Batch) -> Result<()> {
+    fn write(&self, changes: &[Change]) -> Result<()> {
         let mut rows = self.rows.write();
-        for (key, value) in batch.changes {
+        for (key, value) in changes {
             match value {
-                Some(value) => rows.insert(key, value),
-                None => rows.remove(&key),
+                Some(value) => rows.insert(key.clone(), value.clone()),
+                None => rows.remove(key),
             };
         }
         Ok(())

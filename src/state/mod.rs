@@ -17,6 +17,7 @@ mod view;
 use std::sync::Arc;
 
 use crate::error::Result;
+use crate::model::Change;
 
 pub use cache::{Slot, UnitCache};
 pub use insert::{Arrival, Outcome};
@@ -30,8 +31,8 @@ pub use view::{RowSource, StoredRows, UnitView, decode_node, decode_page};
 /// Changes that become visible together.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// Key and value; no value deletes.
-    pub changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    /// Rows in the order in which they were added.
+    pub changes: Vec<Change>,
     bytes: usize,
 }
 
@@ -70,11 +71,11 @@ pub trait StateStore: Send + Sync {
         keys.iter().map(|key| self.get(key)).collect()
     }
 
-    /// Applies a batch.
+    /// Applies changes of different rows, all or none.
     ///
     /// # Errors
     /// The store cannot be written.
-    fn write(&self, batch: Batch) -> Result<()>;
+    fn write(&self, changes: &[Change]) -> Result<()>;
 
     /// Makes every batch so far durable.
     ///

@@ -9,8 +9,9 @@ use rocksdb::{
     WriteBufferManager, WriteOptions,
 };
 
-use super::{Batch, StateStore};
+use super::StateStore;
 use crate::error::{Error, Result};
+use crate::model::Change;
 
 /// Memory that all stores of a process share.
 #[derive(Clone)]
@@ -96,11 +97,12 @@ impl StateStore for RocksStore {
         self.db.multi_get(keys).into_iter().map(|r| r.map_err(failed("read state"))).collect()
     }
 
-    fn write(&self, mut batch: Batch) -> Result<()> {
+    fn write(&self, changes: &[Change]) -> Result<()> {
         // Neighbours in the skip list then follow each other in time.
-        batch.changes.sort_by(|a, b| a.0.cmp(&b.0));
+        let mut sorted: Vec<&Change> = changes.iter().collect();
+        sorted.sort_by(|a, b| a.0.cmp(&b.0));
         let mut writes = WriteBatch::default();
-        for (key, value) in &batch.changes {
+        for (key, value) in sorted {
             match value {
                 Some(value) => writes.put(key, value),
                 None => writes.delete(key),

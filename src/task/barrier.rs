@@ -21,6 +21,9 @@ pub(super) const STORE_KEY: &[u8] = b"m/barrier";
 pub struct Barrier {
     /// Format.
     pub version: u32,
+    /// Which takeover of the task made it.
+    #[serde(default)]
+    pub incarnation: u64,
     /// Counts the commits of the task.
     pub sequence: u64,
     /// C: next offset that is committed.
@@ -44,6 +47,7 @@ impl Barrier {
     pub fn initial(fingerprints: BTreeMap<String, u64>) -> Self {
         Self {
             version: VERSION,
+            incarnation: 0,
             sequence: 0,
             committed: 0,
             redo_from: 0,
@@ -53,6 +57,11 @@ impl Barrier {
             vector: BTreeMap::new(),
             fingerprints,
         }
+    }
+
+    /// Names the commit: the same as in the metadata of its offsets (PROTOCOL 26).
+    pub fn txn_id(&self) -> String {
+        format!("{:016x}-{}", self.incarnation, self.sequence)
     }
 
     /// The stored form.

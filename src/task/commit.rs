@@ -2,6 +2,7 @@
 //! and what follows once it is known to be durable.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,8 @@ use super::runner::Runner;
 use super::{Status, TaskInput};
 use crate::codec::repartition::Marker;
 use crate::error::Result;
-use crate::log::{Append, TaskCommit, Transaction};
-use crate::model::Millis;
+use crate::log::{Append, TaskCommit};
+use crate::model::{Change, Millis};
 use crate::state::{Batch, head_key, row_key};
 
 /// Bytes of units that memory pressure makes due in one commit.
@@ -27,7 +28,7 @@ const MARK_CHUNK: usize = 1024;
 pub struct PendingCommit {
     /// What the store takes over, if it is its turn: a commit without due units is often not
     /// worth a write.
-    hand_over: Option<Batch>,
+    hand_over: Option<Arc<Vec<Change>>>,
     due: Vec<u32>,
     barrier: Barrier,
 }
@@ -59,16 +60,12 @@ impl Runner {
         self.options.checkpoint_interval / 2
     }
 
-    /// Steps 13 and 15: captures due units and adds outputs, markers and the barrier record to
-    /// `transaction`. `None` when there is nothing to commit.
+    /// Steps 13 and 15: captures due units, outputs, markers and the barrier record. `None` when
+    /// there is nothing to commit.
     ///
     /// # Errors
     /// The store cannot be read.
-    pub fn prepare_commit(
-        &mut self,
-        transaction: &mut Transaction,
-        everything: bool,
-    ) -> Result<Option<PendingCommit>> {
+    pub fn prepare_commit(&mut self, everything: bool) -> Result<Option<(TaskCommit, PendingCommit)>> {
         let now = Instant::now();
         let sweep = self.sweep()?;
         if self.task.status() != Status::Running
@@ -79,20 +76,25 @@ impl Runner {
         let mut rows = sweep;
         let due = self.capture(&mut rows, now, everything);
         let barrier = self.next_barrier();
-        transaction.appends.extend(self.outputs.drain().map(|(_, append)| append));
-        self.add_markers(transaction);
-        let is_turn = everything || now - self.stored_at >= self.half_interval();
+        let mut appends: Vec<Append> = self.outputs.drain().map(|(_, append)| append).collect();
+        self.add_markers(&mut appends);
+        let is_turn = everything || self.options.has_changelog || now - self.stored_at >= self.half_interval();
         let hand_over = (is_turn || !rows.changes.is_empty()).then(|| {
             rows.put(STORE_KEY.to_vec(), barrier.encode());
-            rows
+            Arc::new(rows.changes)
         });
-        transaction.must_sync |= hand_over.is_some();
-        transaction.commits.push(TaskCommit {
+        let commit = TaskCommit {
             task: self.task.name.clone(),
+            topic: self.task.topic.clone(),
+            partition: self.task.partition,
             next_offset: barrier.committed,
+            txn_id: barrier.txn_id(),
             barrier: barrier.encode(),
-        });
-        Ok(Some(PendingCommit { hand_over, due, barrier }))
+            rows: hand_over.clone().filter(|_| self.options.has_changelog),
+            appends,
+            must_sync: hand_over.is_some(),
+        };
+        Ok(Some((commit, PendingCommit { hand_over, due, barrier })))
     }
 
     /// Copies units that are due, oldest first.
@@ -163,6 +165,7 @@ impl Runner {
             .map(|(to, counts)| (to.group.name.clone(), *counts))
             .collect();
         Barrier {
+            incarnation: self.incarnation,
             sequence: self.sequence + 1,
             committed,
             redo_from,
@@ -175,7 +178,7 @@ impl Runner {
     }
 
     /// A marker for every partition of every repartition topic that the task feeds (PROTOCOL 41).
-    fn add_markers(&self, transaction: &mut Transaction) {
+    fn add_markers(&self, appends: &mut Vec<Append>) {
         let TaskInput::Topic { sources } = &self.task.input else { return };
         if self.position == self.committed {
             return;
@@ -194,7 +197,7 @@ impl Runner {
             for partition in 0..count {
                 append.push(partition, None, Some(&value), &[]);
             }
-            transaction.appends.push(append);
+            appends.push(append);
         }
     }
 
@@ -206,7 +209,7 @@ impl Runner {
         let PendingCommit { hand_over, due, barrier } = pending;
         let is_handed_over = hand_over.is_some();
         if let Some(rows) = hand_over {
-            self.task.store.write(rows)?;
+            self.task.store.write(&rows)?;
             self.stored = barrier.committed;
             self.stored_at = Instant::now();
         }

@@ -9,6 +9,7 @@ use super::barrier::{Barrier, STORE_KEY};
 use super::runner::Runner;
 use super::{Task, TaskInput};
 use crate::error::{Error, Result};
+use crate::log::ResumePoint;
 
 /// A number per source and group that changes whenever stored rows would mean something else.
 fn fingerprints(task: &Task, app: &str) -> BTreeMap<String, u64> {
@@ -37,11 +38,11 @@ fn fingerprints(task: &Task, app: &str) -> BTreeMap<String, u64> {
 
 impl Runner {
     /// Loads where the task stands.
-    pub(super) fn restore(&mut self) -> Result<()> {
+    pub(super) fn restore(&mut self, from: &ResumePoint) -> Result<()> {
         let task = &self.task;
         self.fingerprints = fingerprints(task, &self.options.app);
-        let committed = match self.log.committed(&task.name)? {
-            Some(bytes) => Barrier::decode(&bytes)?,
+        let committed = match &from.committed {
+            Some(bytes) => Barrier::decode(bytes)?,
             None => Barrier::initial(self.fingerprints.clone()),
         };
         let stored = match task.store.get(STORE_KEY)? {
@@ -53,12 +54,12 @@ impl Runner {
             let message = format!("the state of {} is ahead of the log: offset {} against {}", task.name, stored.committed, committed.committed);
             return Err(Error::corrupted(message).with_hint("the log was replaced by an older copy; restore both from one backup"));
         }
-        let start = self.log.start_offset(&task.topic, task.partition);
+        let start = from.start;
         if stored.redo_from < start {
             let message = format!("the log of {} starts at {start}, and its state needs it from {} on", task.name, stored.redo_from);
             return Err(Error::corrupted(message).with_hint("state is derived from records that are gone; restore both from one backup"));
         }
-        let end = self.log.end_offset(&task.topic, task.partition);
+        let end = from.end;
         if committed.committed > end {
             let message = format!("the log of {} ends at {end}, and {} were committed", task.name, committed.committed);
             return Err(Error::corrupted(message).with_hint("restore log and state from one backup"));

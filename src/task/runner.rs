@@ -11,7 +11,7 @@ use super::{Contained, GroupCounts, SourceProgress, Status, Task, TaskInput};
 use crate::codec::Reason;
 use crate::codec::repartition::{Routed, RoutedEvent, decode as decode_routed};
 use crate::error::{Error, Result};
-use crate::log::{Append, Log, LogBatch, RecordView};
+use crate::log::{Append, Log, LogBatch, RecordView, ResumePoint, Session};
 use crate::model::{Millis, Offset, partition_of};
 use crate::operator::EventBuf;
 use crate::state::{Arrival, Outcome, StoredRows, Unit, head_key, unit_prefix};
@@ -31,6 +31,10 @@ pub struct RunnerOptions {
     pub checkpoint_interval: Duration,
     /// Bytes of units that the task may cache.
     pub cache_bytes: usize,
+    /// Whether committed rows also go to a changelog.
+    pub has_changelog: bool,
+    /// Names the takeover.
+    pub incarnation: u64,
     /// Figures.
     pub metrics: Arc<Metrics>,
 }
@@ -77,6 +81,8 @@ pub struct Runner {
     /// What the store knows to be committed, and since when.
     pub(super) stored: Offset,
     pub(super) stored_at: Instant,
+    /// Names this takeover among all of the task.
+    pub(super) incarnation: u64,
     pub(super) sequence: u64,
     pub(super) sources: Vec<SourceProgress>,
     pub(super) groups: Vec<GroupCounts>,
@@ -98,7 +104,12 @@ impl Runner {
     ///
     /// # Errors
     /// State that does not fit the definitions or the log.
-    pub fn take_over(task: Arc<Task>, log: Arc<dyn Log>, options: RunnerOptions) -> Result<Self> {
+    pub fn take_over(
+        task: Arc<Task>,
+        log: Arc<dyn Log>,
+        from: &ResumePoint,
+        options: RunnerOptions,
+    ) -> Result<Self> {
         let stages = match &task.input {
             TaskInput::Topic { sources } => sources.iter().map(SourceStage::new).collect(),
             TaskInput::Repartition => Vec::new(),
@@ -112,6 +123,7 @@ impl Runner {
             committed: 0,
             stored: 0,
             stored_at: Instant::now(),
+            incarnation: options.incarnation,
             sequence: 0,
             sources: vec![SourceProgress::default(); task.stream_times.len()],
             groups: vec![GroupCounts::default(); task.groups.len()],
@@ -129,16 +141,21 @@ impl Runner {
             log,
             options,
         };
-        runner.restore()?;
+        runner.restore(from)?;
         Ok(runner)
     }
 
+    /// Next offset to read.
+    pub fn position(&self) -> Offset {
+        self.position
+    }
+
     /// Applies some of what waits in the input. Returns how many records that were.
-    pub fn step(&mut self) -> usize {
+    pub fn step(&mut self, session: &mut dyn Session) -> usize {
         if self.task.status() == Status::Failed {
             return 0;
         }
-        match self.try_step() {
+        match self.try_step(session) {
             Ok(records) => records,
             Err(error) => {
                 self.task.fail(&error.to_string());
@@ -147,9 +164,9 @@ impl Runner {
         }
     }
 
-    fn try_step(&mut self) -> Result<usize> {
+    fn try_step(&mut self, session: &mut dyn Session) -> Result<usize> {
         let (topic, partition) = (self.task.topic.clone(), self.task.partition);
-        let batches = self.log.read(&topic, partition, self.position, STEP_BYTES)?;
+        let batches = session.read(&topic, partition, self.position, STEP_BYTES)?;
         let mut records = 0;
         for batch in &batches {
             let started = Instant::now();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Runner, RunnerOptions, Task, TaskInput};
 use crate::clock::ManualClock;
 use crate::config::DefinitionFiles;
-use crate::log::{Append, Log, MemoryLog, Transaction};
+use crate::log::{Append, LocalLog, LocalSession, Log, MemoryLog};
 use crate::model::Positions;
 use crate::state::{MemoryStore, SharedStore};
 use crate::telemetry::Metrics;
@@ -56,11 +56,20 @@ impl Bench {
             app: self.app.clone(),
             checkpoint_interval: self.checkpoint_interval,
             cache_bytes: 1 << 20,
+            has_changelog: false,
+            incarnation: 0,
             metrics: Arc::new(Metrics::default()),
         };
-        let mut runner = Runner::take_over(Arc::new(task), Arc::clone(&self.log) as Arc<dyn Log>, options)?;
-        while runner.step() > 0 {}
+        let from = self.log.resume_point(&task.name, "clicks", 0)?;
+        let log = Arc::clone(&self.log) as Arc<dyn Log>;
+        let mut runner = Runner::take_over(Arc::new(task), log, &from, options)?;
+        self.catch_up(&mut runner);
         Ok(runner)
+    }
+
+    fn catch_up(&self, runner: &mut Runner) {
+        let mut session = LocalSession::new(Arc::clone(&self.log) as Arc<dyn LocalLog>);
+        while runner.step(&mut session) > 0 {}
     }
 
     fn append(&self, count: u32) -> Positions {
@@ -74,10 +83,9 @@ impl Bench {
     }
 
     fn commit(&self, runner: &mut Runner) {
-        let mut transaction = Transaction::default();
-        let pending = runner.prepare_commit(&mut transaction, false).expect("prepared");
-        if let Some(pending) = pending {
-            self.log.commit(transaction).expect("committed");
+        let prepared = runner.prepare_commit(false).expect("prepared");
+        if let Some((commit, pending)) = prepared {
+            self.log.commit(vec![commit]).expect("committed");
             runner.complete_commit(pending).expect("completed");
         }
     }
@@ -90,7 +98,7 @@ fn the_store_is_never_ahead_of_what_a_loss_of_power_leaves_of_the_log() {
         for round in 1..=3 {
             let mut runner = bench.take_over().expect("it can go on after a loss of power");
             bench.append(10 * round);
-            while runner.step() > 0 {}
+            bench.catch_up(&mut runner);
             bench.commit(&mut runner);
             drop(runner);
             bench.log.lose_power();
@@ -103,7 +111,7 @@ fn another_application_name_is_refused() {
     let mut bench = Bench::new(Duration::ZERO);
     let mut runner = bench.take_over().expect("it starts");
     bench.append(3);
-    while runner.step() > 0 {}
+    bench.catch_up(&mut runner);
     bench.commit(&mut runner);
     bench.app = "other".to_owned();
     let refused = bench.take_over().err().expect("its internal topics have other names");

@@ -21,7 +21,7 @@ use rocksdb::{DB, DBCompressionType, Options, WriteBatch, WriteOptions};
 use writer::Writer;
 
 use super::batch::LogBatch;
-use super::{Append, Log, Transaction};
+use super::{Append, LocalLog, Log, TaskCommit};
 use crate::clock::Clock;
 use crate::codec::bytes::Reader;
 use crate::error::{Error, Result};
@@ -101,7 +101,7 @@ struct Shared {
 
 enum Request {
     Append(Append, Sender<Result<BTreeMap<u32, Offset>>>),
-    Commit(Transaction, Sender<Result<()>>),
+    Commit(Vec<TaskCommit>, Sender<Result<()>>),
 }
 
 /// The embedded log.
@@ -374,22 +374,6 @@ impl Log for EmbeddedLog {
         self.shared.topic(topic).map_or(0, |t| t.partitions[partition as usize].lock().end)
     }
 
-    fn commit(&self, transaction: Transaction) -> Result<()> {
-        self.send(|answer| Request::Commit(transaction, answer))
-    }
-
-    fn committed(&self, task: &str) -> Result<Option<Vec<u8>>> {
-        self.shared.db.get(task_key(task)).map_err(failed("read a commit"))
-    }
-
-    fn wait(&self, seen: u64, timeout: Duration) -> u64 {
-        let mut version = self.shared.version.lock();
-        if *version == seen {
-            self.shared.appended.wait_for(&mut version, timeout);
-        }
-        *version
-    }
-
     fn purge(&self, topic: &str, partition: u32, offset: Offset) -> Result<()> {
         let Some(found) = self.shared.topic(topic) else { return Ok(()) };
         let mut log = found.partitions[partition as usize].lock();
@@ -425,6 +409,24 @@ impl Log for EmbeddedLog {
             log.recent_bytes -= gone.map_or(0, |b| b.bytes().len());
         }
         Ok(())
+    }
+}
+
+impl LocalLog for EmbeddedLog {
+    fn commit(&self, commits: Vec<TaskCommit>) -> Result<()> {
+        self.send(|answer| Request::Commit(commits, answer))
+    }
+
+    fn committed(&self, task: &str) -> Result<Option<Vec<u8>>> {
+        self.shared.db.get(task_key(task)).map_err(failed("read a commit"))
+    }
+
+    fn wait(&self, seen: u64, timeout: Duration) -> u64 {
+        let mut version = self.shared.version.lock();
+        if *version == seen {
+            self.shared.appended.wait_for(&mut version, timeout);
+        }
+        *version
     }
 }
 

@@ -41,7 +41,7 @@ impl Writer {
             let mut must_sync = false;
             let mut next = Some(first);
             while let Some(request) = next {
-                must_sync |= matches!(&request, Request::Commit(t, _) if t.must_sync);
+                must_sync |= matches!(&request, Request::Commit(all, _) if all.iter().any(|c| c.must_sync));
                 self.place(request, &mut writes, &mut placed, &mut answers);
                 let is_full = writes.size_in_bytes() > GROUP_BYTES;
                 next = if is_full { None } else { requests.try_recv().ok() };
@@ -99,21 +99,21 @@ impl Writer {
                 Ok(positions) => answers.push(Answer::Append(sender, positions)),
                 Err(error) => drop(sender.send(Err(error))),
             },
-            Request::Commit(transaction, sender) => {
-                let missing = transaction
-                    .appends
+            Request::Commit(commits, sender) => {
+                let missing = commits
                     .iter()
+                    .flat_map(|c| &c.appends)
                     .find(|a| self.shared.topic(&a.topic).is_none())
                     .map(|a| Error::not_found(format!("no topic `{}`", a.topic)));
                 if let Some(error) = missing {
                     drop(sender.send(Err(error)));
                     return;
                 }
-                for append in transaction.appends {
-                    // Cannot fail: every topic is there.
-                    let _ = self.place_append(append, writes, placed);
-                }
-                for commit in transaction.commits {
+                for commit in commits {
+                    for append in commit.appends {
+                        // Cannot fail: every topic is there.
+                        let _ = self.place_append(append, writes, placed);
+                    }
                     writes.put(task_key(&commit.task), commit.barrier);
                 }
                 answers.push(Answer::Commit(sender));

@@ -1,0 +1,97 @@
+//! A worker's side of a log.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{LocalLog, LogBatch, TaskCommit};
+use crate::error::Result;
+use crate::model::Offset;
+
+/// A change of what a worker owns. Partitions are those of inputs of tasks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// These partitions are the worker's from now on, and no others.
+    Assigned(Vec<(String, u32)>),
+    /// No partition is the worker's any more once it has said [`Session::release`]; it may commit
+    /// until then. Some may come back at once.
+    Revoked,
+    /// Others may own the partitions already: nothing may be committed.
+    Lost,
+}
+
+/// What became of a commit.
+#[derive(Debug)]
+pub enum Outcome {
+    /// It is durable.
+    Committed,
+    /// Nothing of it happened; it can be made again.
+    Aborted(String),
+    /// Another may own the tasks: what they hold in memory is worth nothing (PROTOCOL 21).
+    Fenced(String),
+}
+
+/// A worker's side of a log: what it owns, what it reads, what it commits.
+pub trait Session: Send {
+    /// Lets the log work for at most `timeout`, or until there is something to read. Returns what
+    /// has changed in ownership, in order.
+    fn wait(&mut self, timeout: Duration) -> Vec<Ownership>;
+
+    /// Batches from the one that holds `from` on, up to about `bytes_max`.
+    ///
+    /// # Errors
+    /// `from` was cut off, or the log cannot be read.
+    fn read(
+        &mut self,
+        topic: &str,
+        partition: u32,
+        from: Offset,
+        bytes_max: usize,
+    ) -> Result<Vec<Arc<LogBatch>>>;
+
+    /// Makes all of `commits` durable, or none.
+    fn commit(&mut self, commits: &mut Vec<TaskCommit>) -> Outcome;
+
+    /// The worker has let go of what was revoked.
+    fn release(&mut self) {}
+
+    /// The task on this input is ready: its records are wanted from `from` on.
+    fn start(&mut self, _topic: &str, _partition: u32, _from: Offset) {}
+}
+
+/// The session of a worker on a log that this process alone writes: it owns what it was given.
+pub struct LocalSession {
+    log: Arc<dyn LocalLog>,
+    seen: u64,
+}
+
+impl LocalSession {
+    /// A session on `log`.
+    pub fn new(log: Arc<dyn LocalLog>) -> Self {
+        Self { log, seen: 0 }
+    }
+}
+
+impl Session for LocalSession {
+    fn wait(&mut self, timeout: Duration) -> Vec<Ownership> {
+        self.seen = self.log.wait(self.seen, timeout);
+        Vec::new()
+    }
+
+    fn read(
+        &mut self,
+        topic: &str,
+        partition: u32,
+        from: Offset,
+        bytes_max: usize,
+    ) -> Result<Vec<Arc<LogBatch>>> {
+        self.log.read(topic, partition, from, bytes_max)
+    }
+
+    fn commit(&mut self, commits: &mut Vec<TaskCommit>) -> Outcome {
+        match self.log.commit(std::mem::take(commits)) {
+            Ok(()) => Outcome::Committed,
+            // Whether it took effect is known only after a restart.
+            Err(error) => Outcome::Fenced(error.to_string()),
+        }
+    }
+}
