@@ -81,7 +81,7 @@ fn floor(folder: &Path, events: u64) -> f64 {
 fn settle(engine: &Engine) {
     let view = &engine.view;
     let is_behind = || {
-        view.tasks.iter().any(|task| {
+        view.owned().tasks.iter().any(|task| {
             task.state.read().applied < view.log.end_offset(&task.topic, task.partition)
                 || task.committed.load(Ordering::Relaxed) < task.state.read().applied
         })

@@ -5,15 +5,48 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
 use crate::error::Result;
-use crate::log::{Outcome, Session};
-use crate::task::Runner;
+use crate::log::{Outcome, Ownership, Session, TaskCommit};
+use crate::task::{PendingCommit, Runner, Task};
 
 /// Longest wait for new records, so that commits and stops are not missed.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
 
 /// Longest time that a stop spends on handing units over.
 const HAND_OVER_MAX: Duration = Duration::from_secs(5);
+
+/// Tries to make a commit again before the worker looks at its group.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// Who opens and closes tasks, beside the worker: taking over may take minutes.
+pub trait Host: Send {
+    /// Begins to take over the tasks on `inputs`; each arrives through `done`.
+    fn take_over(&self, inputs: &[(String, u32)], done: &Sender<Runner>);
+
+    /// The worker has let go of tasks, and gives takeovers up: all but those on `inputs`.
+    fn keep_only(&self, inputs: &[(String, u32)]);
+
+    /// Whether the takeover of this name has not been given up.
+    fn is_wanted(&self, incarnation: u64) -> bool;
+}
+
+/// What a worker starts with.
+pub struct WorkerOptions {
+    /// Its number on this node.
+    pub index: usize,
+    /// Tasks that it owns from the start.
+    pub runners: Vec<Runner>,
+    /// Its side of the log.
+    pub session: Box<dyn Session>,
+    /// Who opens tasks that it is given later.
+    pub host: Option<Box<dyn Host>>,
+    /// Distance of commits.
+    pub commit_interval: Duration,
+    /// Asks it to finish.
+    pub stop: Arc<AtomicBool>,
+}
 
 /// A running worker.
 pub struct Worker {
@@ -22,21 +55,14 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts worker `index` on `runners`.
+    /// Starts a worker.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn start(
-        index: usize,
-        runners: Vec<Runner>,
-        session: Box<dyn Session>,
-        commit_interval: Duration,
-    ) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::Builder::new().name(format!("worker-{index}")).spawn({
-            let stop = Arc::clone(&stop);
-            move || Loop { runners, session, commit_interval, stop }.run()
-        })?;
+    pub fn start(options: WorkerOptions) -> Result<Self> {
+        let stop = Arc::clone(&options.stop);
+        let thread = std::thread::Builder::new().name(format!("worker-{}", options.index));
+        let thread = thread.spawn(move || Loop::new(options).run())?;
         Ok(Self { stop, thread: Some(thread) })
     }
 
@@ -58,17 +84,33 @@ impl Worker {
 struct Loop {
     runners: Vec<Runner>,
     session: Box<dyn Session>,
+    host: Option<Box<dyn Host>>,
     commit_interval: Duration,
     stop: Arc<AtomicBool>,
+    /// Inputs that are the worker's, on a log that gives and takes them.
+    owned: Vec<(String, u32)>,
+    taken_over: (Sender<Runner>, Receiver<Runner>),
+    /// A commit that was aborted and is to be made again.
+    aborted: Option<Vec<(TaskCommit, PendingCommit)>>,
 }
 
 impl Loop {
-    /// 1 wait for records, 2 apply them, 3 commit when it is time or memory asks for it.
+    fn new(options: WorkerOptions) -> Self {
+        let WorkerOptions { runners, session, host, commit_interval, stop, .. } = options;
+        let owned = Vec::new();
+        Self { runners, session, host, commit_interval, stop, owned, taken_over: unbounded(), aborted: None }
+    }
+
+    /// 1 wait for records and changes of ownership, 2 apply records, 3 commit when it is time or
+    /// memory asks for it.
     fn run(mut self) {
         let mut committed_at = Instant::now();
         let mut patience = Duration::ZERO;
         while !self.stop.load(Ordering::Acquire) {
-            self.session.wait(patience);
+            for change in self.session.wait(patience) {
+                self.change(change);
+            }
+            self.welcome();
             let mut records = 0;
             let mut is_pressed = false;
             for runner in &mut self.runners {
@@ -89,36 +131,122 @@ impl Loop {
         // What is not handed over by then is redone by the next start.
         let deadline = Instant::now() + HAND_OVER_MAX;
         while self.commit(true) && Instant::now() < deadline {}
+        self.session.release();
+    }
+
+    fn change(&mut self, change: Ownership) {
+        match change {
+            Ownership::Assigned { inputs, retained } => {
+                tracing::info!(partitions = inputs.len(), retained = retained.len(), "assigned");
+                self.runners.retain(|r| retained.contains(&input_of(r.task())));
+                let kept: Vec<(String, u32)> = self.runners.iter().map(|r| input_of(r.task())).collect();
+                if let Some(host) = &self.host {
+                    host.keep_only(&kept);
+                    let new: Vec<(String, u32)> =
+                        inputs.iter().filter(|i| !kept.contains(i)).cloned().collect();
+                    host.take_over(&new, &self.taken_over.0);
+                }
+                self.owned = inputs;
+                for runner in &self.runners {
+                    let (topic, partition) = input_of(runner.task());
+                    self.session.start(&topic, partition, runner.position(), None);
+                }
+            }
+            Ownership::Revoked => {
+                // Others may get the partitions: what was applied is theirs to see.
+                while self.commit(false) && self.aborted.is_some() {
+                    std::thread::sleep(RETRY_PAUSE);
+                }
+                self.owned.clear();
+                self.session.release();
+            }
+            Ownership::Lost => {
+                self.aborted = None;
+                self.runners.clear();
+                self.owned.clear();
+                if let Some(host) = &self.host {
+                    host.keep_only(&[]);
+                }
+                self.session.release();
+            }
+        }
+    }
+
+    /// Begins with tasks that are ready.
+    fn welcome(&mut self) {
+        while let Ok(runner) = self.taken_over.1.try_recv() {
+            // One that was given up may have been about to arrive.
+            let is_wanted = self.host.as_ref().is_some_and(|h| h.is_wanted(runner.incarnation()));
+            let (topic, partition) = input_of(runner.task());
+            if !is_wanted || !self.owned.contains(&(topic.clone(), partition)) {
+                continue;
+            }
+            self.session.start(&topic, partition, runner.position(), runner.last_txn_id());
+            self.runners.push(runner);
+        }
     }
 
     /// One transaction for all tasks (PROTOCOL 13 to 17). Returns whether there was anything to
     /// commit.
     fn commit(&mut self, everything: bool) -> bool {
-        let (mut commits, mut pending) = (Vec::new(), Vec::new());
-        for (index, runner) in self.runners.iter_mut().enumerate() {
-            match runner.prepare_commit(everything) {
-                Ok(Some((commit, handle))) => {
-                    commits.push(commit);
-                    pending.push((index, handle));
+        let prepared = match self.aborted.take() {
+            // The same boundary again: nothing of it is lost by an abort (PROTOCOL 19).
+            Some(prepared) => prepared,
+            None => self.prepare(everything),
+        };
+        if prepared.is_empty() {
+            return false;
+        }
+        let (mut commits, pending): (Vec<TaskCommit>, Vec<PendingCommit>) = prepared.into_iter().unzip();
+        let tasks: Vec<String> = commits.iter().map(|c| c.task.clone()).collect();
+        match self.session.commit(&mut commits) {
+            Outcome::Committed(barriers) => {
+                for (i, (task, handle)) in tasks.iter().zip(pending).enumerate() {
+                    let Some(runner) = self.runners.iter_mut().find(|r| r.task().name == *task) else { continue };
+                    if let Err(error) = runner.complete_commit(handle, barriers.get(i).copied()) {
+                        runner.fail(&format!("commit: {error}"));
+                    }
                 }
+            }
+            Outcome::Aborted(_) => self.aborted = Some(commits.into_iter().zip(pending).collect()),
+            Outcome::Fenced(why) => self.end(&tasks, &why),
+        }
+        true
+    }
+
+    fn prepare(&mut self, everything: bool) -> Vec<(TaskCommit, PendingCommit)> {
+        let mut prepared = Vec::new();
+        for runner in &mut self.runners {
+            match runner.prepare_commit(everything) {
+                Ok(Some(one)) => prepared.push(one),
                 Ok(None) => {}
                 Err(error) => runner.fail(&error.to_string()),
             }
         }
-        if pending.is_empty() {
-            return false;
-        }
-        let outcome = self.session.commit(&mut commits);
-        for (index, handle) in pending {
-            let runner = &mut self.runners[index];
-            let completed = match &outcome {
-                Outcome::Committed => runner.complete_commit(handle).map_err(|e| e.to_string()),
-                Outcome::Aborted(why) | Outcome::Fenced(why) => Err(why.clone()),
-            };
-            if let Err(why) = completed {
+        prepared
+    }
+
+    /// Others may own these tasks, or their outcome is unknown: what they hold is worth nothing
+    /// (PROTOCOL 21). With a host they are taken over anew while they are the worker's.
+    fn end(&mut self, tasks: &[String], why: &str) {
+        let Some(host) = &self.host else {
+            for runner in self.runners.iter().filter(|r| tasks.contains(&r.task().name)) {
                 runner.fail(&format!("commit: {why}"));
             }
-        }
-        true
+            return;
+        };
+        let (ended, kept): (Vec<Runner>, Vec<Runner>) =
+            self.runners.drain(..).partition(|r| tasks.contains(&r.task().name));
+        self.runners = kept;
+        let inputs: Vec<(String, u32)> =
+            ended.iter().map(|r| input_of(r.task())).filter(|i| self.owned.contains(i)).collect();
+        drop(ended);
+        let kept: Vec<(String, u32)> = self.runners.iter().map(|r| input_of(r.task())).collect();
+        host.keep_only(&kept);
+        host.take_over(&inputs, &self.taken_over.0);
     }
+}
+
+fn input_of(task: &Task) -> (String, u32) {
+    (task.topic.clone(), task.partition)
 }

@@ -20,6 +20,24 @@ pub enum Fsync {
     Never,
 }
 
+/// How Kafka is reached.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KafkaSettings {
+    /// `host:port` of some brokers.
+    pub brokers: Vec<String>,
+    /// Partitions of topics that are created; none: the broker's default.
+    pub partitions: Option<u32>,
+    /// Properties of librdkafka.
+    pub properties: Vec<(String, String)>,
+}
+
+impl std::fmt::Debug for KafkaSettings {
+    /// Properties may hold secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KafkaSettings").field("brokers", &self.brokers).finish_non_exhaustive()
+    }
+}
+
 /// What is asked of a running engine.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -29,7 +47,9 @@ pub struct Settings {
     pub definitions: Vec<PathBuf>,
     /// Where everything is kept.
     pub data_dir: PathBuf,
-    /// Partitions of topics.
+    /// Kafka, if it is the log; else the log is embedded.
+    pub kafka: Option<KafkaSettings>,
+    /// Partitions of topics of the embedded log.
     pub partitions: u32,
     /// See [`Fsync`].
     pub fsync: Fsync,
@@ -66,7 +86,7 @@ pub struct Settings {
 }
 
 /// Every key with its default; no default: required.
-const KEYS: [(&str, Option<&str>); 18] = [
+const KEYS: [(&str, Option<&str>); 21] = [
     ("app", Some("thalweg")),
     ("definitions", None),
     ("data_dir", Some("data")),
@@ -74,6 +94,9 @@ const KEYS: [(&str, Option<&str>); 18] = [
     ("log.embedded.fsync", Some("commit")),
     ("log.embedded.retention.time", Some("none")),
     ("log.embedded.retention.bytes", Some("none")),
+    ("log.kafka.brokers", Some("none")),
+    ("log.kafka.partitions", Some("none")),
+    ("log.kafka.properties", Some("none")),
     ("listen.rest", Some("127.0.0.1:8080")),
     ("listen.grpc", Some("127.0.0.1:50051")),
     ("listen.operate", Some("127.0.0.1:8081")),
@@ -110,7 +133,15 @@ impl Settings {
         let known = known_keys();
         let mut origins: Vec<(String, String)> = Vec::new();
         let (mut errors, mut ignored) = (Vec::new(), Vec::new());
-        for (name, value) in environment.filter(|(n, _)| n.starts_with("THALWEG_")) {
+        let mut environment: Vec<(String, String)> = environment.collect();
+        environment.sort();
+        if let Some((name, value)) = environment.iter().find(|(n, _)| n == "KAFKA_BOOTSTRAP_SERVERS")
+            && find(&root, "log.embedded").is_none()
+        {
+            set(&mut root, "log.kafka.brokers", value);
+            origins.push(("log.kafka.brokers".to_owned(), format!("environment {name}")));
+        }
+        for (name, value) in environment.into_iter().filter(|(n, _)| n.starts_with("THALWEG_")) {
             let key = name["THALWEG_".len()..].to_lowercase().replace("__", ".");
             if known.contains(&key.as_str()) {
                 set(&mut root, &key, &value);
@@ -148,7 +179,8 @@ impl Settings {
         let top = Fields::of(root, place, "the configuration", &top_keys, mistakes)?;
         let section = |key: &str, within: &Fields<'_>| within.get(key).cloned().unwrap_or(empty.clone());
         let (log, listen, limits) = (section("log", &top), section("listen", &top), section("limits", &top));
-        let log = Fields::of(&log, top.place_of("log"), "`log`", &["embedded"], mistakes)?;
+        let log = Fields::of(&log, top.place_of("log"), "`log`", &["embedded", "kafka"], mistakes)?;
+        let kafka = if log.has("kafka") { kafka_settings(&section("kafka", &log), &log, mistakes) } else { None };
         let embedded = section("embedded", &log);
         let known = ["partitions", "fsync", "retention"];
         let embedded = Fields::of(&embedded, top.place_of("log"), "`log.embedded`", &known, mistakes)?;
@@ -180,6 +212,7 @@ impl Settings {
             app,
             definitions: definitions.into_iter().map(|(file, _)| folder.join(file)).collect(),
             data_dir: folder.join(top.text("data_dir", mistakes).unwrap_or_else(|| "data".to_owned())),
+            kafka,
             partitions: embedded.int("partitions", 1..=1024, mistakes).unwrap_or(4) as u32,
             fsync: fsync(&embedded, mistakes),
             retention_time: unless_none(&retention, "time", mistakes, |f, m| f.positive_duration("time", m)),
@@ -203,6 +236,41 @@ impl Settings {
     }
 }
 
+fn kafka_settings(node: &Node, log: &Fields<'_>, mistakes: &mut Mistakes) -> Option<KafkaSettings> {
+    let place = log.place_of("kafka");
+    if log.has("embedded") {
+        mistakes.push(place, "`log` names `embedded` and `kafka`; expected one of them");
+    }
+    let known = ["brokers", "partitions", "properties"];
+    let kafka = Fields::of(node, place, "`log.kafka`", &known, mistakes)?;
+    let brokers = kafka.names("brokers", mistakes).unwrap_or_default();
+    // One text may list several: that is how the environment gives them.
+    let brokers: Vec<String> = brokers
+        .iter()
+        .flat_map(|(text, _)| text.split(','))
+        .map(|b| b.trim().to_owned())
+        .filter(|b| !b.is_empty())
+        .collect();
+    if brokers.is_empty() {
+        mistakes.push(place, "`log.kafka` has no `brokers`; expected a list of host:port");
+    }
+    let mut properties = Vec::new();
+    match kafka.get("properties").map(|n| (&n.kind, n.place)) {
+        None | Some((Kind::Null, _)) => {}
+        Some((Kind::Map(entries), _)) => {
+            for (key, value) in entries {
+                match value.text() {
+                    Some(text) => properties.push((key.name.clone(), text)),
+                    None => mistakes.push(key.place, format!("property `{}` is no text; expected one value", key.name)),
+                }
+            }
+        }
+        Some((_, place)) => mistakes.push(place, "`properties` is no map; expected `name: value`"),
+    }
+    let partitions = kafka.int("partitions", 1..=10_000, mistakes).map(|n| n as u32);
+    Some(KafkaSettings { brokers, partitions, properties })
+}
+
 /// Every key with its value as text and its origin.
 fn shown_origins(
     root: &Node,
@@ -216,7 +284,7 @@ fn shown_origins(
             let (shown, origin) = match find(root, key) {
                 Some(node) => {
                     let place = format!("{}:{}", path.display(), node.place.line);
-                    (show(node), overlay.map_or(place, |(_, origin)| origin.clone()))
+                    (show_redacted(key, node), overlay.map_or(place, |(_, origin)| origin.clone()))
                 }
                 None => (default.unwrap_or("").to_owned(), "default".to_owned()),
             };
@@ -276,6 +344,19 @@ fn find<'a>(root: &'a Node, key: &str) -> Option<&'a Node> {
         node = entries.iter().find(|(k, _)| k.name == part).map(|(_, n)| n)?;
     }
     Some(node)
+}
+
+/// Property names whose values are nobody's business.
+const SECRET: [&str; 6] = ["password", "secret", "token", "jaas", "key.pem", "credential"];
+
+/// Properties with their secrets left out; other keys as they are.
+fn show_redacted(key: &str, node: &Node) -> String {
+    let (true, Kind::Map(entries)) = (key == "log.kafka.properties", &node.kind) else { return show(node) };
+    let shown = entries.iter().map(|(name, value)| {
+        let is_secret = SECRET.iter().any(|s| name.name.contains(s));
+        format!("{}: {}", name.name, if is_secret { "***".to_owned() } else { show(value) })
+    });
+    format!("{{ {} }}", shown.collect::<Vec<_>>().join(", "))
 }
 
 fn show(node: &Node) -> String {

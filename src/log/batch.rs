@@ -1,7 +1,8 @@
 //! Records in batches, as the embedded log stores them.
 //!
 //! Version u8, log timestamp i64, count u32; then per record: optional key, optional value, number
-//! of headers u16, each a name and a value.
+//! of headers u16, each a name and a value. A batch that came from elsewhere keeps offsets and
+//! log timestamps of its records apart.
 
 use crate::codec::bytes::{Reader, put_bytes, put_optional_bytes};
 use crate::error::{Error, Result};
@@ -19,6 +20,8 @@ pub struct LogBatch {
     /// Log timestamp of all of them.
     pub time: Millis,
     bytes: Vec<u8>,
+    /// Offset and log timestamp by record, where they are not consecutive and the same.
+    places: Option<Box<[(Offset, Millis)]>>,
 }
 
 /// One record of a batch.
@@ -67,12 +70,13 @@ impl LogBatch {
             Some((reader.i64()?, reader.u32()?))
         })();
         let (time, count) = head.ok_or_else(|| Error::corrupted("a batch of the log is unreadable"))?;
-        Ok(Self { base, count, time, bytes })
+        Ok(Self { base, count, time, bytes, places: None })
     }
 
     /// Offset behind the last record.
     pub fn next_offset(&self) -> Offset {
-        self.base + u64::from(self.count)
+        let last = self.places.as_ref().and_then(|places| places.last());
+        last.map_or(self.base + u64::from(self.count), |(offset, _)| offset + 1)
     }
 
     /// Stored bytes.
@@ -93,13 +97,15 @@ impl LogBatch {
                 reader.bytes()?;
             }
             let headers = &all[..all.len() - reader.0.len()];
-            Some(RecordView { offset: self.base + i, time: self.time, key, value, headers, header_count })
+            let (offset, time) =
+                self.places.as_ref().map_or((self.base + i, self.time), |places| places[i as usize]);
+            Some(RecordView { offset, time, key, value, headers, header_count })
         })
     }
 }
 
 /// Collects records into a batch.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct BatchBuilder {
     bytes: Vec<u8>,
     count: u32,
@@ -135,7 +141,39 @@ impl BatchBuilder {
     pub(super) fn finish(mut self, base: Offset, time: Millis) -> LogBatch {
         self.bytes[1..9].copy_from_slice(&time.to_le_bytes());
         self.bytes[9..13].copy_from_slice(&self.count.to_le_bytes());
-        LogBatch { base, count: self.count, time, bytes: self.bytes }
+        LogBatch { base, count: self.count, time, bytes: self.bytes, places: None }
+    }
+}
+
+/// Collects records that have their places already.
+#[derive(Debug, Default)]
+pub(super) struct SparseBuilder {
+    records: BatchBuilder,
+    places: Vec<(Offset, Millis)>,
+}
+
+impl SparseBuilder {
+    /// Adds the record at `offset`.
+    pub(super) fn push(
+        &mut self,
+        (offset, time): (Offset, Millis),
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[Header],
+    ) {
+        self.records.push(key, value, headers);
+        self.places.push((offset, time));
+    }
+
+    /// Bytes so far.
+    pub(super) fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// The batch, if there is any record.
+    pub(super) fn finish(self) -> Option<LogBatch> {
+        let (base, time) = *self.places.first()?;
+        Some(LogBatch { places: Some(self.places.into()), ..self.records.finish(base, time) })
     }
 }
 
@@ -179,6 +217,12 @@ impl Append {
     /// Adds a record.
     pub fn push_record(&mut self, partition: u32, record: &Record) {
         self.push(partition, record.key.as_deref(), record.value.as_deref(), &record.headers);
+    }
+
+    /// Copies of all batches with their partitions; offsets in them mean nothing yet.
+    pub(super) fn batches(&self) -> impl Iterator<Item = (u32, LogBatch)> {
+        let all = self.partitions.iter();
+        all.flat_map(|(p, builders)| builders.iter().map(|b| (*p, b.clone().finish(0, 0))))
     }
 
     /// Batches by partition.

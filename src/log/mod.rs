@@ -6,6 +6,8 @@
 mod batch;
 #[cfg(feature = "rocksdb")]
 mod embedded;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod memory;
 mod session;
 
@@ -19,6 +21,8 @@ use crate::model::{Change, Offset};
 pub use batch::{Append, Header, LogBatch, RecordView};
 #[cfg(feature = "rocksdb")]
 pub use embedded::{EmbeddedLog, FsyncPolicy, LogOptions, hold_folder};
+#[cfg(feature = "kafka")]
+pub use kafka::{BARRIER_KEY, Following, KafkaLog, KafkaOptions, KafkaSession, TopicKind};
 pub use memory::MemoryLog;
 pub use session::{LocalSession, Outcome, Ownership, Session};
 

@@ -10,8 +10,14 @@ use crate::model::Offset;
 /// A change of what a worker owns. Partitions are those of inputs of tasks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ownership {
-    /// These partitions are the worker's from now on, and no others.
-    Assigned(Vec<(String, u32)>),
+    /// The partitions `inputs` are the worker's from now on, and no others. Of those that it had
+    /// before, nobody has owned `retained` meanwhile.
+    Assigned {
+        /// All of them.
+        inputs: Vec<(String, u32)>,
+        /// Those whose tasks may go on as they are.
+        retained: Vec<(String, u32)>,
+    },
     /// No partition is the worker's any more once it has said [`Session::release`]; it may commit
     /// until then. Some may come back at once.
     Revoked,
@@ -22,8 +28,8 @@ pub enum Ownership {
 /// What became of a commit.
 #[derive(Debug)]
 pub enum Outcome {
-    /// It is durable.
-    Committed,
+    /// It is durable. Offsets of barrier records by commit, on a log with changelogs, where known.
+    Committed(Vec<Offset>),
     /// Nothing of it happened; it can be made again.
     Aborted(String),
     /// Another may own the tasks: what they hold in memory is worth nothing (PROTOCOL 21).
@@ -48,14 +54,21 @@ pub trait Session: Send {
         bytes_max: usize,
     ) -> Result<Vec<Arc<LogBatch>>>;
 
+    /// Where the next record behind `from` may be, when all before it has been read: offsets may
+    /// be left out, and some hold no records.
+    fn skip(&mut self, _topic: &str, _partition: u32, from: Offset) -> Offset {
+        from
+    }
+
     /// Makes all of `commits` durable, or none.
     fn commit(&mut self, commits: &mut Vec<TaskCommit>) -> Outcome;
 
     /// The worker has let go of what was revoked.
     fn release(&mut self) {}
 
-    /// The task on this input is ready: its records are wanted from `from` on.
-    fn start(&mut self, _topic: &str, _partition: u32, _from: Offset) {}
+    /// The task on this input is ready: its records are wanted from `from` on. `txn_id` names its
+    /// last commit.
+    fn start(&mut self, _topic: &str, _partition: u32, _from: Offset, _txn_id: Option<String>) {}
 }
 
 /// The session of a worker on a log that this process alone writes: it owns what it was given.
@@ -89,7 +102,7 @@ impl Session for LocalSession {
 
     fn commit(&mut self, commits: &mut Vec<TaskCommit>) -> Outcome {
         match self.log.commit(std::mem::take(commits)) {
-            Ok(()) => Outcome::Committed,
+            Ok(()) => Outcome::Committed(Vec::new()),
             // Whether it took effect is known only after a restart.
             Err(error) => Outcome::Fenced(error.to_string()),
         }

@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 
 use serde::Deserialize;
+use std::sync::Arc;
+
 use serde_json::{Value as Json, json};
 
 use super::view::View;
@@ -57,13 +59,16 @@ pub(super) fn definitions(view: &View) -> Json {
         .collect()
 }
 
-fn owner<'a>(view: &'a View, group: &str, partition: Option<u32>) -> Result<Vec<(&'a Task, &'a TaskGroup)>> {
+/// Tasks that have units of `group`, those of `partition` if one is given, with its slot there.
+fn owners(view: &View, group: &str, partition: Option<u32>) -> Result<Vec<(Arc<Task>, usize)>> {
     let plan = view.topology.group(group).ok_or_else(|| Error::not_found(format!("no feature group `{group}`")))?;
-    Ok(view.routes[plan.index]
+    let owned = view.owned();
+    Ok(owned.routes[plan.index]
         .iter()
-        .map(|i| &*view.tasks[*i])
+        .flatten()
+        .map(|i| &owned.tasks[*i])
         .filter(|t| partition.is_none_or(|p| t.partition == p))
-        .filter_map(|t| Some((t, &t.groups[t.group_slot(plan.index)?])))
+        .filter_map(|t| Some((Arc::clone(t), t.group_slot(plan.index)?)))
         .collect())
 }
 
@@ -73,7 +78,8 @@ fn owner<'a>(view: &'a View, group: &str, partition: Option<u32>) -> Result<Vec<
 /// An unknown group, or a store that cannot be read.
 pub fn keys(view: &View, group: &str, query: &KeysQuery) -> Result<Json> {
     let mut found: Vec<Json> = Vec::new();
-    for (task, to) in owner(view, group, None)? {
+    for (task, slot) in owners(view, group, None)? {
+        let to = &task.groups[slot];
         let prefix = unit_prefix(to.id, &[]);
         let mut keys: Vec<Vec<u8>> = Vec::new();
         task.store.scan(&prefix, &mut |key, _| {
@@ -122,10 +128,11 @@ pub fn key(view: &View, group: &str, parts: &[String]) -> Result<Json> {
     let (mut routing, mut entity) = (Vec::new(), Vec::new());
     record_key(&typed, &mut routing);
     typed.iter().for_each(|p| p.encode(&mut entity));
-    let partition = partition_of(&routing, view.routes[plan.index].len() as u32);
-    let Some((task, to)) = owner(view, group, Some(partition))?.into_iter().next() else {
+    let partition = partition_of(&routing, view.owned().routes[plan.index].len() as u32);
+    let Some((task, slot)) = owners(view, group, Some(partition))?.into_iter().next() else {
         return Err(Error::unavailable("no task holds that partition"));
     };
+    let to = &task.groups[slot];
     let prefix = unit_prefix(to.id, &entity);
     let state = task.state.read();
     let layout = &to.group.layout;
@@ -137,7 +144,7 @@ pub fn key(view: &View, group: &str, parts: &[String]) -> Result<Json> {
         },
     };
     drop(state);
-    describe(task, to, &prefix, &unit, is_cached)
+    describe(&task, to, &prefix, &unit, is_cached)
 }
 
 fn describe(task: &Task, to: &TaskGroup, prefix: &[u8], unit: &Unit, is_cached: bool) -> Result<Json> {
@@ -301,7 +308,7 @@ pub(super) fn metrics(view: &View) -> String {
     family("state_bytes", "gauge", "Bytes of the stores that hold the group", bytes);
     let by_task = |of: &dyn Fn(&Task) -> f64| -> Vec<(String, f64)> {
         let label = |t: &Task| format!("topic=\"{}\",partition=\"{}\"", t.topic, t.partition);
-        view.tasks.iter().map(|t| (label(t), of(t))).collect()
+        view.owned().tasks.iter().map(|t| (label(t), of(t))).collect()
     };
     let ordering = std::sync::atomic::Ordering::Relaxed;
     family("lag_records", "gauge", "Records that wait to be applied", by_task(&|t| {

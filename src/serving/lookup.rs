@@ -1,10 +1,12 @@
 //! A lookup: names and keys in, columns out. The same for REST, gRPC and tests.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::catalog::{Needs, Wanted, resolve};
 use super::compute::{Cell, Status, cell, degraded, on_demand};
+use super::owned::Owned;
 use super::view::View;
 use crate::config::definitions::NowRule;
 use crate::error::{Error, ErrorKind, Result};
@@ -12,7 +14,7 @@ use crate::expr::Val;
 use crate::model::names::nearest;
 use crate::model::key::{KEY_BYTES_MAX, KeyPart, record_key};
 use crate::model::{Millis, Positions, ScalarType, Value, partition_of};
-use crate::task::{Status as TaskStatus, UnitAnswer, UnitRead};
+use crate::task::{Status as TaskStatus, Task, UnitAnswer, UnitRead};
 use crate::topology::{Group, Input};
 
 /// What is asked.
@@ -198,12 +200,14 @@ impl<'a> Lookup<'a> {
     fn run(mut self) -> Result<LookupResponse> {
         let view = self.view;
         let nows = self.nows();
-        let placed = self.place();
+        let owned = view.owned();
+        let placed = self.place(&owned)?;
         let mut tasks: Vec<usize> = placed.iter().flatten().map(|p| p.task).collect();
         tasks.sort_unstable();
         tasks.dedup();
         if !self.request.min_positions.is_empty() {
             let wait = self.request.wait.unwrap_or(WAIT_DEFAULT);
+            let tasks: Vec<&Arc<Task>> = tasks.iter().map(|i| &owned.tasks[*i]).collect();
             view.await_positions(&tasks, &self.request.min_positions, wait)?;
         }
         let mut cells: Columns = Vec::with_capacity(self.needs.groups.len());
@@ -214,7 +218,7 @@ impl<'a> Lookup<'a> {
         }
         let mut positions = Vec::new();
         for task in tasks {
-            self.read_task(task, &placed, &nows, &mut cells, &mut positions)?;
+            self.read_task(&owned, task, &placed, &nows, &mut cells, &mut positions)?;
         }
         let mut computed = self.compute(&cells);
         let names = std::mem::take(&mut self.names);
@@ -271,13 +275,13 @@ impl<'a> Lookup<'a> {
     }
 
     /// Task and key of every row, by needed group.
-    fn place(&self) -> Vec<Vec<Placed>> {
-        self.needs.groups.iter().map(|(group, _)| self.place_group(*group)).collect()
+    fn place(&self, owned: &Owned) -> Result<Vec<Vec<Placed>>> {
+        self.needs.groups.iter().map(|(group, _)| self.place_group(owned, *group)).collect()
     }
 
-    fn place_group(&self, group: usize) -> Vec<Placed> {
+    fn place_group(&self, owned: &Owned, group: usize) -> Result<Vec<Placed>> {
         let plan: &Group = &self.view.topology.groups[group];
-        let routes = &self.view.routes[group];
+        let routes = &owned.routes[group];
         let columns: Vec<&Vec<Value>> = self.view.topology.entities[plan.entity]
             .keys
             .iter()
@@ -296,13 +300,17 @@ impl<'a> Lookup<'a> {
                     .collect();
                 let mut bytes = Vec::new();
                 record_key(&parts, &mut bytes);
-                let task = routes[partition_of(&bytes, routes.len() as u32) as usize];
+                let partition = partition_of(&bytes, routes.len() as u32);
+                let Some(task) = routes[partition as usize] else {
+                    let message = format!("partition {partition} of `{}` is not on this node", plan.name);
+                    return Err(Error::unavailable(message).with_hint("ask another node"));
+                };
                 let mut entity = Vec::new();
                 for part in &parts {
                     part.encode(&mut entity);
                 }
                 let is_entity = parts.iter().all(|p| !matches!(p, KeyPart::String(s) if s.len() > KEY_BYTES_MAX));
-                Placed { task, entity, is_entity }
+                Ok(Placed { task, entity, is_entity })
             })
             .collect()
     }
@@ -310,15 +318,21 @@ impl<'a> Lookup<'a> {
     /// Reads everything that one task has, at one point of its input.
     fn read_task(
         &self,
+        owned: &Owned,
         index: usize,
         placed: &[Vec<Placed>],
         nows: &[Vec<Millis>],
         cells: &mut Columns,
         positions: &mut Vec<(String, u32, Positions)>,
     ) -> Result<()> {
-        let task = &self.view.tasks[index];
-        if task.status() == TaskStatus::Failed {
-            return Ok(());
+        let task = &owned.tasks[index];
+        match task.status() {
+            TaskStatus::Running => {}
+            TaskStatus::Failed => return Ok(()),
+            TaskStatus::Restoring => {
+                let message = format!("partition {} of {} is being restored", task.partition, task.topic);
+                return Err(Error::unavailable(message).with_hint("try again in a moment"));
+            }
         }
         let mut reads = Vec::new();
         let mut origins = Vec::new();

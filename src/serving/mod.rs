@@ -9,6 +9,7 @@ mod grpc;
 #[cfg(feature = "serving")]
 pub mod inspect;
 mod lookup;
+mod owned;
 #[cfg(feature = "serving")]
 mod rest;
 #[cfg(feature = "serving")]
@@ -20,6 +21,7 @@ mod view;
 pub use compute::{Cell, Status};
 #[cfg(feature = "serving")]
 pub use grpc::grpc_routes;
+pub use owned::Owned;
 pub use lookup::{LookupRequest, LookupResponse};
 #[cfg(feature = "serving")]
 pub use rest::{Access, Door, router};

@@ -12,7 +12,7 @@ impl View {
     /// Counts of source `index`.
     pub fn source_counts(&self, index: usize) -> SourceCounts {
         let mut total = SourceCounts::default();
-        for task in &self.tasks {
+        for task in &self.owned().tasks {
             let TaskInput::Topic { sources } = &task.input else { continue };
             let Some(at) = sources.iter().position(|s| s.index == index) else { continue };
             let counts = task.state.read().sources[at].counts;
@@ -31,7 +31,7 @@ impl View {
     pub fn group_counts(&self, index: usize) -> (GroupCounts, u64, u64) {
         let mut total = GroupCounts::default();
         let (mut rows, mut bytes) = (0, 0);
-        for task in &self.tasks {
+        for task in &self.owned().tasks {
             let Some(slot) = task.group_slot(index) else { continue };
             let state = task.state.read();
             let counts = state.groups[slot];
@@ -90,6 +90,7 @@ impl View {
     pub fn health(&self) -> (bool, Json) {
         let mut is_well = true;
         let partitions: Vec<Json> = self
+            .owned()
             .tasks
             .iter()
             .map(|task| {

@@ -2,8 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use parking_lot::RwLock;
+
+use super::owned::Owned;
 use crate::clock::Clock;
 use crate::codec::KeyReader;
 use crate::error::{Error, ErrorKind, Result};
@@ -33,8 +37,10 @@ pub struct View {
     pub app: String,
     /// The plan.
     pub topology: Arc<Topology>,
-    /// All tasks of this node.
-    pub tasks: Vec<Arc<Task>>,
+    /// What this node owns.
+    owned: RwLock<Arc<Owned>>,
+    /// Whether every partition that was owned at first has given right answers.
+    is_started: AtomicBool,
     /// The log.
     pub log: Arc<dyn Log>,
     /// The time of day.
@@ -43,53 +49,80 @@ pub struct View {
     pub limits: Limits,
     /// Figures.
     pub metrics: Arc<Metrics>,
-    /// By group: its tasks by partition, as indices.
-    pub(super) routes: Vec<Vec<usize>>,
+    /// Number of partitions by group.
+    partitions: Vec<u32>,
     keys: HashMap<String, Option<KeyReader>>,
 }
 
 impl View {
-    /// A view on `tasks`, which together hold every partition of every group.
+    /// A view on an engine that owns nothing yet. The topics of all groups exist.
     pub fn new(
         app: &str,
         topology: Arc<Topology>,
-        tasks: Vec<Arc<Task>>,
         log: Arc<dyn Log>,
         clock: Arc<dyn Clock>,
         limits: Limits,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let routes = topology
-            .groups
-            .iter()
-            .map(|group| {
-                let mut owners: Vec<(u32, usize)> = tasks
-                    .iter()
-                    .enumerate()
-                    .filter(|(_, t)| t.group_slot(group.index).is_some_and(|s| t.groups[s].is_local))
-                    .map(|(i, t)| (t.partition, i))
-                    .collect();
-                owners.sort_unstable();
-                owners.into_iter().map(|(_, i)| i).collect()
-            })
-            .collect();
+        let count = |group: &Arc<Group>| {
+            let topic = if group.is_direct { group.source.topic.clone() } else { group.repartition_topic(app) };
+            log.partitions(&topic).unwrap_or(1)
+        };
+        let partitions = topology.groups.iter().map(count).collect();
         let mut keys: HashMap<String, Option<KeyReader>> = HashMap::new();
         for source in &topology.sources {
             keys.entry(source.topic.clone()).or_insert_with(|| KeyReader::new(source));
         }
-        Self { app: app.to_owned(), topology, tasks, log, clock, limits, metrics, routes, keys }
+        let view = Self {
+            app: app.to_owned(),
+            topology,
+            owned: RwLock::default(),
+            is_started: AtomicBool::new(false),
+            log,
+            clock,
+            limits,
+            metrics,
+            partitions,
+            keys,
+        };
+        view.set_tasks(Vec::new());
+        view
     }
 
-    /// Whether every partition gives right answers.
+    /// What this node owns now.
+    pub fn owned(&self) -> Arc<Owned> {
+        Arc::clone(&self.owned.read())
+    }
+
+    /// From now on this node owns `tasks`.
+    pub fn set_tasks(&self, tasks: Vec<Arc<Task>>) {
+        *self.owned.write() = Arc::new(Owned::new(&self.topology, &self.partitions, tasks));
+    }
+
+    /// From now on this node owns what `change` makes of its tasks.
+    pub fn change_tasks(&self, change: impl FnOnce(&mut Vec<Arc<Task>>)) {
+        let mut owned = self.owned.write();
+        let mut tasks = owned.tasks.clone();
+        change(&mut tasks);
+        *owned = Arc::new(Owned::new(&self.topology, &self.partitions, tasks));
+    }
+
+    /// Every partition that is owned gives right answers: requests may come.
+    pub fn set_started(&self) {
+        self.is_started.store(true, Ordering::Release);
+    }
+
+    /// Whether every partition gave right answers once.
     ///
     /// # Errors
-    /// It does not yet.
+    /// It did not yet.
     pub fn check_ready(&self) -> Result<()> {
-        let restoring = self.tasks.iter().filter(|t| t.status() == Status::Restoring).count();
-        if restoring == 0 {
+        if self.is_started.load(Ordering::Acquire) {
             return Ok(());
         }
-        let message = format!("{restoring} of {} partitions are being restored", self.tasks.len());
+        let owned = self.owned();
+        let restoring = owned.tasks.iter().filter(|t| t.status() == Status::Restoring).count();
+        let message = format!("{restoring} of {} partitions are being restored", owned.tasks.len());
         Err(Error::unavailable(message).with_hint("try again in a moment"))
     }
 
@@ -121,7 +154,8 @@ impl View {
 
     /// The greatest stream time of the group's source over all of its partitions.
     pub(super) fn source_stream_time(&self, group: &Group) -> Option<Millis> {
-        self.tasks
+        self.owned()
+            .tasks
             .iter()
             .filter_map(|task| {
                 let TaskInput::Topic { sources } = &task.input else { return None };
@@ -137,7 +171,7 @@ impl View {
     /// They did not within `wait`, or a topic is unknown.
     pub(super) fn await_positions(
         &self,
-        tasks: &[usize],
+        tasks: &[&Arc<Task>],
         wanted: &Positions,
         wait: Duration,
     ) -> Result<()> {
@@ -147,8 +181,7 @@ impl View {
             }
         }
         let deadline = Instant::now() + wait;
-        for index in tasks {
-            let task = &self.tasks[*index];
+        for task in tasks {
             let is_fed = |topic: &str, partition: u32| match &task.input {
                 TaskInput::Topic { .. } => task.topic == topic && task.partition == partition,
                 TaskInput::Repartition => task.groups[0].group.source.topic == topic,

@@ -42,6 +42,14 @@ pub struct Barrier {
     pub fingerprints: BTreeMap<String, u64>,
 }
 
+/// Name of the commit that wrote a barrier record.
+///
+/// # Errors
+/// It is none.
+pub fn txn_id_of(record: &[u8]) -> Result<String> {
+    Barrier::decode(record).map(|b| b.txn_id())
+}
+
 impl Barrier {
     /// The record of a task that has done nothing.
     pub fn initial(fingerprints: BTreeMap<String, u64>) -> Self {

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use super::barrier::{Barrier, STORE_KEY};
 use super::runner::Runner;
-use super::{Status, TaskInput};
+use super::{Status, StoreMeta, Task, TaskInput};
 use crate::codec::repartition::Marker;
 use crate::error::Result;
 use crate::log::{Append, TaskCommit};
-use crate::model::{Change, Millis};
+use crate::model::{Change, Millis, Offset};
 use crate::state::{Batch, head_key, row_key};
 
 /// Bytes of units that memory pressure makes due in one commit.
@@ -201,14 +201,19 @@ impl Runner {
         }
     }
 
-    /// Step 17: the transaction is durable. Hands rows to the store, then lets units go.
+    /// Step 17: the transaction is durable. Hands rows to the store, then lets units go. `record_at`
+    /// is the offset of the barrier record in the changelog, if there is one and it is known.
     ///
     /// # Errors
     /// The store cannot be written; the task has to be taken over anew.
-    pub fn complete_commit(&mut self, pending: PendingCommit) -> Result<()> {
+    pub fn complete_commit(&mut self, pending: PendingCommit, record_at: Option<Offset>) -> Result<()> {
         let PendingCommit { hand_over, due, barrier } = pending;
         let is_handed_over = hand_over.is_some();
         if let Some(rows) = hand_over {
+            let mut rows = Arc::unwrap_or_clone(rows);
+            if let Some(offset) = record_at {
+                rows.push(StoreMeta::consistent_at(offset + 1, self.options.clock.now()).row());
+            }
             self.task.store.write(&rows)?;
             self.stored = barrier.committed;
             self.stored_at = Instant::now();
@@ -224,6 +229,7 @@ impl Runner {
         self.task.state.write().groups.copy_from_slice(&self.groups);
         self.committed = barrier.committed;
         self.sequence = barrier.sequence;
+        self.last_txn_id = Some(barrier.txn_id());
         let task = &self.task;
         task.committed.store(barrier.committed, Ordering::Relaxed);
         if is_handed_over {
@@ -232,6 +238,21 @@ impl Runner {
             task.checkpoint_at.store(at, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// The shared side.
+    pub fn task(&self) -> &Arc<Task> {
+        &self.task
+    }
+
+    /// Names the takeover.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// Name of the last commit; none: there was none.
+    pub fn last_txn_id(&self) -> Option<String> {
+        self.last_txn_id.clone()
     }
 
     /// The task cannot go on.

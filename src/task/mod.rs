@@ -10,6 +10,7 @@ mod read;
 mod restore;
 mod runner;
 mod source_stage;
+mod store_meta;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -27,9 +28,11 @@ use crate::model::{Millis, Offset, Positions};
 use crate::state::{SharedStore, UnitCache, UnitRules};
 use crate::topology::{Group, Source};
 
-pub use barrier::Barrier;
+pub use barrier::{Barrier, txn_id_of};
 pub use read::{UnitAnswer, UnitRead};
+pub use commit::PendingCommit;
 pub use runner::{Runner, RunnerOptions};
+pub use store_meta::StoreMeta;
 
 /// Counts of a source's records by outcome (SEMANTICS §2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -244,7 +247,8 @@ impl Task {
         self.announce();
     }
 
-    fn fail(&self, why: &str) {
+    /// The task cannot go on.
+    pub fn fail(&self, why: &str) {
         tracing::error!(task = %self.name, "failed: {why}");
         *self.failure.lock() = Some(why.to_owned());
         self.status.store(2, Ordering::Release);

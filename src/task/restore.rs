@@ -10,6 +10,7 @@ use super::runner::Runner;
 use super::{Task, TaskInput};
 use crate::error::{Error, Result};
 use crate::log::ResumePoint;
+use crate::model::Offset;
 
 /// A number per source and group that changes whenever stored rows would mean something else.
 fn fingerprints(task: &Task, app: &str) -> BTreeMap<String, u64> {
@@ -43,11 +44,11 @@ impl Runner {
         self.fingerprints = fingerprints(task, &self.options.app);
         let committed = match &from.committed {
             Some(bytes) => Barrier::decode(bytes)?,
-            None => Barrier::initial(self.fingerprints.clone()),
+            None => self.first_barrier(from.start),
         };
         let stored = match task.store.get(STORE_KEY)? {
             Some(bytes) => Barrier::decode(&bytes)?,
-            None => Barrier::initial(self.fingerprints.clone()),
+            None => self.first_barrier(from.start),
         };
         self.refuse_other_definitions(&committed)?;
         if stored.committed > committed.committed || stored.sequence > committed.sequence {
@@ -68,6 +69,7 @@ impl Runner {
         self.committed = committed.committed;
         self.stored = stored.committed;
         self.sequence = committed.sequence;
+        self.last_txn_id = from.committed.is_some().then(|| committed.txn_id());
         if let TaskInput::Topic { sources } = &task.input {
             for (source, progress) in sources.iter().zip(&mut self.sources) {
                 *progress = committed.sources.get(&source.name).copied().unwrap_or_default();
@@ -88,6 +90,11 @@ impl Runner {
             self.finish_restore()?;
         }
         Ok(())
+    }
+
+    /// Nothing was committed yet: all of the log is to be read.
+    fn first_barrier(&self, start: Offset) -> Barrier {
+        Barrier { committed: start, redo_from: start, ..Barrier::initial(self.fingerprints.clone()) }
     }
 
     fn refuse_other_definitions(&self, committed: &Barrier) -> Result<()> {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::dead_letter::{Provenance, dead_letter};
 use super::source_stage::{Projection, Projector, SourceStage, Verdict, routing_key};
 use super::{Contained, GroupCounts, SourceProgress, Status, Task, TaskInput};
+use crate::clock::Clock;
 use crate::codec::Reason;
 use crate::codec::repartition::{Routed, RoutedEvent, decode as decode_routed};
 use crate::error::{Error, Result};
@@ -35,6 +36,8 @@ pub struct RunnerOptions {
     pub has_changelog: bool,
     /// Names the takeover.
     pub incarnation: u64,
+    /// The time of day, for how old the store is.
+    pub clock: Arc<dyn Clock>,
     /// Figures.
     pub metrics: Arc<Metrics>,
 }
@@ -81,6 +84,7 @@ pub struct Runner {
     /// What the store knows to be committed, and since when.
     pub(super) stored: Offset,
     pub(super) stored_at: Instant,
+    pub(super) last_txn_id: Option<String>,
     /// Names this takeover among all of the task.
     pub(super) incarnation: u64,
     pub(super) sequence: u64,
@@ -123,6 +127,7 @@ impl Runner {
             committed: 0,
             stored: 0,
             stored_at: Instant::now(),
+            last_txn_id: None,
             incarnation: options.incarnation,
             sequence: 0,
             sources: vec![SourceProgress::default(); task.stream_times.len()],
@@ -168,6 +173,9 @@ impl Runner {
         let (topic, partition) = (self.task.topic.clone(), self.task.partition);
         let batches = session.read(&topic, partition, self.position, STEP_BYTES)?;
         let mut records = 0;
+        if batches.is_empty() {
+            self.pass(session.skip(&topic, partition, self.position));
+        }
         for batch in &batches {
             let started = Instant::now();
             records += self.apply_batch(batch)?;
@@ -177,6 +185,18 @@ impl Runner {
             self.finish_restore()?;
         }
         Ok(records)
+    }
+
+    /// Goes on behind offsets that hold no records.
+    fn pass(&mut self, offset: Offset) {
+        if offset > self.position {
+            self.mark(self.position);
+            self.position = offset;
+            if self.task.status() == Status::Running {
+                self.task.state.write().applied = offset;
+                self.task.announce();
+            }
+        }
     }
 
     fn apply_batch(&mut self, batch: &LogBatch) -> Result<usize> {

@@ -58,6 +58,7 @@ impl Bench {
             cache_bytes: 1 << 20,
             has_changelog: false,
             incarnation: 0,
+            clock: Arc::new(ManualClock::default()),
             metrics: Arc::new(Metrics::default()),
         };
         let from = self.log.resume_point(&task.name, "clicks", 0)?;
@@ -86,7 +87,7 @@ impl Bench {
         let prepared = runner.prepare_commit(false).expect("prepared");
         if let Some((commit, pending)) = prepared {
             self.log.commit(vec![commit]).expect("committed");
-            runner.complete_commit(pending).expect("completed");
+            runner.complete_commit(pending, None).expect("completed");
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::text::encode_registry;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -16,10 +16,12 @@ type Labels = Vec<(String, String)>;
 /// Metrics of the process.
 pub struct Metrics {
     registry: Registry,
+    recovery: Registry,
     read_latency: Histogram,
     write_latency: Histogram,
     processing_latency: Histogram,
     requests: Family<Labels, Counter>,
+    restored: Family<Labels, Counter>,
     hits: AtomicU64,
     misses: AtomicU64,
     hit_ratio: Gauge<f64, AtomicU64>,
@@ -32,6 +34,9 @@ impl Default for Metrics {
         let latency = || Histogram::new(exponential_buckets(10e-6, 2.0, 20));
         let metrics = (latency(), latency(), latency());
         let requests = Family::<Labels, Counter>::default();
+        let restored = Family::<Labels, Counter>::default();
+        let mut recovery = Registry::with_prefix("thalweg");
+        recovery.register("restore_records", "Records of changelogs read in takeovers", restored.clone());
         let hit_ratio = Gauge::<f64, AtomicU64>::default();
         registry.register("feature_read_latency_seconds", "Time to answer a lookup", metrics.0.clone());
         registry.register(
@@ -52,10 +57,12 @@ impl Default for Metrics {
         );
         Self {
             registry,
+            recovery,
             read_latency: metrics.0,
             write_latency: metrics.1,
             processing_latency: metrics.2,
             requests,
+            restored,
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             hit_ratio,
@@ -86,6 +93,12 @@ impl Metrics {
         self.requests.get_or_create(&labels).inc();
     }
 
+    /// Counts records of a changelog that a takeover has read.
+    pub fn restored(&self, topic: &str, partition: u32, records: u64) {
+        let labels = vec![("topic".to_owned(), topic.to_owned()), ("partition".to_owned(), partition.to_string())];
+        self.restored.get_or_create(&labels).inc_by(records);
+    }
+
     /// Counts a read of an entity.
     pub fn cache_read(&self, is_hit: bool) {
         let counter = if is_hit { &self.hits } else { &self.misses };
@@ -100,7 +113,8 @@ impl Metrics {
         }
         let mut text = String::new();
         // Writing to a string cannot fail.
-        let _ = encode(&mut text, &self.registry);
+        let _ = encode_registry(&mut text, &self.registry);
+        let _ = encode_registry(&mut text, &self.recovery);
         text.trim_end().trim_end_matches("# EOF").to_owned()
     }
 }

@@ -167,7 +167,7 @@ fn differences(history: &str, by_origin: bool, seed: u64) {
     let engine = Engine::start(&settings, topology()).expect("it starts again");
     engine.wait_ready().expect("it is ready");
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    for task in &engine.view.tasks {
+    for task in &engine.view.owned().tasks {
         let end = engine.view.log.end_offset(&task.topic, task.partition);
         assert!(task.wait_for(deadline, |state| state.applied >= end), "{} is behind", task.name);
     }

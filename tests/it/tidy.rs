@@ -19,7 +19,10 @@ const LAW: [(&str, &[&str]); 16] = [
     ("state", &["codec", "error", "model", "operator"]),
     (
         "task",
-        &["codec", "error", "expr", "log", "model", "operator", "state", "telemetry", "topology"],
+        &[
+            "clock", "codec", "error", "expr", "log", "model", "operator", "state", "telemetry",
+            "topology",
+        ],
     ),
     ("worker", &["error", "log", "task"]),
     ("oracle", &["config", "model"]),
@@ -34,14 +37,15 @@ const LAW: [(&str, &[&str]); 16] = [
     (
         "app",
         &[
-            "clock", "config", "error", "log", "serving", "state", "task", "telemetry", "topology",
-            "worker",
+            "clock", "config", "error", "log", "model", "serving", "state", "task", "telemetry",
+            "topology", "worker",
         ],
     ),
 ];
 
 /// Crates that only some files may name.
-const OWNED: [(&str, &[&str]); 6] = [
+const OWNED: [(&str, &[&str]); 7] = [
+    ("rdkafka::", &["src/log/kafka/"]),
     ("rocksdb::", &["src/state/rocks.rs", "src/log/embedded/"]),
     ("saphyr_parser::", &["src/config/yaml.rs"]),
     ("axum::", &["src/serving/rest.rs", "src/serving/grpc.rs", "src/cli/run.rs"]),

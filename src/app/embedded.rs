@@ -1,0 +1,152 @@
+//! An engine on the embedded log: all partitions are this process's.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use super::{Engine, Expired, Housekeeper, Parts, input_topics, limits_of, task_of};
+use crate::clock::{Clock, SystemClock};
+use crate::config::settings::{Fsync, Settings};
+use crate::error::{Error, Result};
+use crate::log::{EmbeddedLog, FsyncPolicy, LocalLog, LocalSession, Log, LogOptions, hold_folder};
+use crate::serving::View;
+use crate::state::{RocksStore, SharedStore};
+use crate::task::{Runner, RunnerOptions, Task};
+use crate::telemetry::Metrics;
+use crate::topology::Topology;
+use crate::worker::{Worker, WorkerOptions};
+
+/// Opens a data folder that no process holds, to look inside. What was committed but not yet in
+/// the stores is redone in memory; nothing is written.
+///
+/// # Errors
+/// The folder is held by a process, is missing, or cannot be continued.
+pub fn open_read_only(settings: &Settings, topology: Topology) -> Result<View> {
+    if !settings.data_dir.join("log").is_dir() {
+        let message = format!("{} is no data folder", settings.data_dir.display());
+        return Err(Error::not_found(message).with_hint("`thalweg run` makes one"));
+    }
+    drop(hold_folder(&settings.data_dir)?);
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let embedded =
+        Arc::new(EmbeddedLog::open_read_only(&settings.data_dir.join("log"), Arc::clone(&clock))?);
+    let log: Arc<dyn Log> = Arc::clone(&embedded) as Arc<dyn Log>;
+    let topology = Arc::new(topology);
+    let open = |topic: &str, partition: u32| -> Result<SharedStore> {
+        let path = settings.data_dir.join("state").join(format!("{topic}-{partition}"));
+        Ok(Arc::new(RocksStore::open_read_only(Path::new(&path))?))
+    };
+    let tasks = open_tasks(&topology, settings, &open)?;
+    let metrics = Arc::new(Metrics::default());
+    let options = RunnerOptions {
+        app: settings.app.clone(),
+        checkpoint_interval: settings.checkpoint_interval,
+        cache_bytes: usize::MAX,
+        has_changelog: false,
+        incarnation: 0,
+        clock: Arc::clone(&clock),
+        metrics: Arc::clone(&metrics),
+    };
+    let mut session = LocalSession::new(Arc::clone(&embedded) as Arc<dyn LocalLog>);
+    for task in &tasks {
+        let from = embedded.resume_point(&task.name, &task.topic, task.partition)?;
+        let mut runner = Runner::take_over(Arc::clone(task), Arc::clone(&log), &from, options.clone())?;
+        while runner.step(&mut session) > 0 {}
+        if let Some(why) = task.failure() {
+            return Err(Error::corrupted(format!("{}: {why}", task.name)));
+        }
+    }
+    let limits = limits_of(settings);
+    let view = View::new(&settings.app, topology, log, clock, limits, metrics);
+    view.set_tasks(tasks);
+    view.set_started();
+    Ok(view)
+}
+
+pub(super) fn start(parts: Parts, hold: File) -> Result<Engine> {
+    let settings = &parts.settings;
+    let options = LogOptions {
+        fsync: match settings.fsync {
+            Fsync::Commit => FsyncPolicy::Commit,
+            Fsync::Interval(every) => FsyncPolicy::Interval(every),
+            Fsync::Never => FsyncPolicy::Never,
+        },
+        recent_bytes: parts.memory.log_recent,
+        buffer_bytes: parts.memory.log_buffers,
+    };
+    let path = settings.data_dir.join("log");
+    let embedded = Arc::new(EmbeddedLog::open(&path, options, Arc::clone(&parts.clock))?);
+    let log = Arc::clone(&embedded) as Arc<dyn Log>;
+    for topic in input_topics(&parts.topology, &settings.app) {
+        log.create_topic(&topic, settings.partitions)?;
+    }
+    log.create_topic(&format!("{}-dead-letters", settings.app), settings.partitions)?;
+    let tasks = open_tasks(&parts.topology, settings, &|topic, p| parts.open_store(topic, p))?;
+    let workers = start_workers(&parts, &tasks, &embedded)?;
+    let view = parts.view(&log);
+    view.set_tasks(tasks);
+    let stop = Arc::new(AtomicBool::new(false));
+    let housekeeper = Housekeeper {
+        view: Arc::clone(&view),
+        every: settings.checkpoint_interval / 2,
+        expired: expired(embedded, settings, Arc::clone(&parts.clock)),
+        stop: Arc::clone(&stop),
+    };
+    let housekeeper = Some(housekeeper.start()?);
+    Ok(Engine { view, workers, assigned: Vec::new(), housekeeper, stop, _hold: hold })
+}
+
+fn expired(log: Arc<EmbeddedLog>, settings: &Settings, clock: Arc<dyn Clock>) -> Expired {
+    let (time, bytes) = (settings.retention_time, settings.retention_bytes);
+    Box::new(move |task| {
+        if time.is_none() && bytes.is_none() {
+            return Ok(0);
+        }
+        let before = time.map(|t| clock.now() - t);
+        log.expired(&task.topic, task.partition, before, bytes)
+    })
+}
+
+/// One task per partition of every source topic and of every repartitioned group.
+fn open_tasks(
+    topology: &Topology,
+    settings: &Settings,
+    open_store: &dyn Fn(&str, u32) -> Result<SharedStore>,
+) -> Result<Vec<Arc<Task>>> {
+    let mut tasks = Vec::new();
+    for topic in input_topics(topology, &settings.app) {
+        for partition in 0..settings.partitions {
+            let store = open_store(&topic, partition)?;
+            tasks.push(Arc::new(task_of(topology, &settings.app, &topic, partition, store)));
+        }
+    }
+    Ok(tasks)
+}
+
+fn start_workers(parts: &Parts, tasks: &[Arc<Task>], log: &Arc<EmbeddedLog>) -> Result<Vec<Worker>> {
+    let with_units = tasks.iter().filter(|t| t.groups.iter().any(|g| g.is_local)).count();
+    let options = parts.runner_options(with_units, false);
+    let count = parts.workers(tasks.len());
+    let mut shares: Vec<Vec<Runner>> = (0..count).map(|_| Vec::new()).collect();
+    for (index, task) in tasks.iter().enumerate() {
+        let from = log.resume_point(&task.name, &task.topic, task.partition)?;
+        let shared = Arc::clone(log) as Arc<dyn Log>;
+        let runner = Runner::take_over(Arc::clone(task), shared, &from, options.clone())?;
+        shares[index % count].push(runner);
+    }
+    shares
+        .into_iter()
+        .enumerate()
+        .map(|(index, runners)| {
+            Worker::start(WorkerOptions {
+                index,
+                runners,
+                session: Box::new(LocalSession::new(Arc::clone(log) as Arc<dyn LocalLog>)),
+                host: None,
+                commit_interval: parts.settings.commit_interval,
+                stop: Arc::new(AtomicBool::new(false)),
+            })
+        })
+        .collect()
+}

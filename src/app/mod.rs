@@ -1,0 +1,273 @@
+//! The composition root: settings and definitions become a running engine.
+
+mod embedded;
+#[cfg(feature = "kafka")]
+mod kafka;
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::DefinitionFiles;
+use crate::config::settings::Settings;
+use crate::config::show_mistake;
+use crate::error::{Error, Result};
+use crate::log::{Log, hold_folder};
+use crate::model::Offset;
+use crate::serving::{Limits, View};
+use crate::state::{RocksStore, SharedMemory, SharedStore};
+use crate::task::{RunnerOptions, Status, Task, TaskInput};
+use crate::telemetry::Metrics;
+use crate::topology::{Group, Topology};
+use crate::worker::Worker;
+
+pub use embedded::open_read_only;
+
+/// A running engine.
+pub struct Engine {
+    /// What serving sees of it.
+    pub view: Arc<View>,
+    workers: Vec<Worker>,
+    /// By worker: whether it knows what it owns.
+    assigned: Vec<Arc<AtomicBool>>,
+    housekeeper: Option<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+    _hold: File,
+}
+
+fn limits_of(settings: &Settings) -> Limits {
+    Limits {
+        append_body: settings.append_body,
+        request_entities: settings.request_entities,
+        request_features: settings.request_features,
+        in_flight: settings.in_flight,
+    }
+}
+
+/// Shares of the memory limit, in percent. What is left over is for requests, threads and code.
+struct Memory {
+    units: usize,
+    blocks: usize,
+    write_buffers: usize,
+    log_recent: usize,
+    log_buffers: usize,
+}
+
+impl Memory {
+    /// Units get most: they are what makes events cheap. Write buffers count as part of blocks.
+    fn of(bytes: u64) -> Self {
+        let percent = |n: u64| (bytes / 100 * n) as usize;
+        Self {
+            units: percent(45),
+            blocks: percent(25),
+            write_buffers: percent(12),
+            log_recent: percent(3),
+            log_buffers: percent(6),
+        }
+    }
+}
+
+/// Reads definition files into a plan.
+///
+/// # Errors
+/// Every mistake, as lines to print.
+pub fn load_definitions(paths: &[PathBuf]) -> Result<Topology, Vec<String>> {
+    Topology::of_files(DefinitionFiles::read(paths))
+        .map_err(|(mistakes, paths)| mistakes.iter().map(|m| show_mistake(m, &paths)).collect())
+}
+
+/// What both kinds of log need to start tasks.
+struct Parts {
+    settings: Settings,
+    topology: Arc<Topology>,
+    clock: Arc<dyn Clock>,
+    memory: Memory,
+    shared: SharedMemory,
+    metrics: Arc<Metrics>,
+}
+
+impl Parts {
+    fn new(settings: &Settings, topology: Topology, clock: Arc<dyn Clock>) -> Self {
+        let memory = Memory::of(settings.memory);
+        Self {
+            settings: settings.clone(),
+            topology: Arc::new(topology),
+            clock,
+            shared: SharedMemory::new(memory.blocks, memory.write_buffers),
+            memory,
+            metrics: Arc::new(Metrics::default()),
+        }
+    }
+
+    fn view(&self, log: &Arc<dyn Log>) -> Arc<View> {
+        let (topology, clock) = (Arc::clone(&self.topology), Arc::clone(&self.clock));
+        let limits = limits_of(&self.settings);
+        let metrics = Arc::clone(&self.metrics);
+        Arc::new(View::new(&self.settings.app, topology, Arc::clone(log), clock, limits, metrics))
+    }
+
+    /// Number of workers for `tasks` tasks.
+    fn workers(&self, tasks: usize) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let wanted = if self.settings.workers == 0 { cores } else { self.settings.workers };
+        wanted.clamp(1, tasks.max(1))
+    }
+
+    /// Options of runners, where `with_units` tasks share the memory for units.
+    fn runner_options(&self, with_units: usize, has_changelog: bool) -> RunnerOptions {
+        RunnerOptions {
+            app: self.settings.app.clone(),
+            checkpoint_interval: self.settings.checkpoint_interval,
+            cache_bytes: self.memory.units / with_units.max(1),
+            has_changelog,
+            incarnation: 0,
+            clock: Arc::clone(&self.clock),
+            metrics: Arc::clone(&self.metrics),
+        }
+    }
+
+    fn store_path(&self, topic: &str, partition: u32) -> PathBuf {
+        self.settings.data_dir.join("state").join(format!("{topic}-{partition}"))
+    }
+
+    fn open_store(&self, topic: &str, partition: u32) -> Result<SharedStore> {
+        let path = self.store_path(topic, partition);
+        std::fs::create_dir_all(&path)?;
+        Ok(Arc::new(RocksStore::open(&path, &self.shared)?))
+    }
+}
+
+/// The task on `partition` of `topic`, which is a source's or a repartition topic.
+fn task_of(topology: &Topology, app: &str, topic: &str, partition: u32, store: SharedStore) -> Task {
+    let repartitioned =
+        topology.groups.iter().find(|g| !g.is_direct && g.repartition_topic(app) == topic);
+    if let Some(group) = repartitioned {
+        let groups = vec![(Arc::clone(group), true)];
+        return Task::new(topic, partition, TaskInput::Repartition, groups, store);
+    }
+    let sources = topology.sources.iter().filter(|s| s.topic == topic).cloned().collect();
+    let groups: Vec<(Arc<Group>, bool)> = topology
+        .groups
+        .iter()
+        .filter(|g| g.source.topic == topic)
+        .map(|g| (Arc::clone(g), g.is_direct))
+        .collect();
+    Task::new(topic, partition, TaskInput::Topic { sources }, groups, store)
+}
+
+/// Topics that tasks read: those of sources, and those between the stages.
+fn input_topics(topology: &Topology, app: &str) -> Vec<String> {
+    let sources = topology.topics().into_iter().map(str::to_owned);
+    let between = topology.groups.iter().filter(|g| !g.is_direct).map(|g| g.repartition_topic(app));
+    sources.chain(between).collect()
+}
+
+impl Engine {
+    /// Opens or creates the data folder and starts working.
+    ///
+    /// # Errors
+    /// The folder is held by another process, what it holds cannot be continued, or Kafka does not
+    /// answer.
+    pub fn start(settings: &Settings, topology: Topology) -> Result<Self> {
+        let hold = hold_folder(&settings.data_dir)?;
+        let parts = Parts::new(settings, topology, Arc::new(SystemClock));
+        #[cfg(feature = "kafka")]
+        if let Some(kafka) = &settings.kafka {
+            return kafka::start(parts, kafka, hold);
+        }
+        embedded::start(parts, hold)
+    }
+
+    /// Waits until every partition gives right answers.
+    ///
+    /// # Errors
+    /// One cannot.
+    pub fn wait_ready(&self) -> Result<()> {
+        while !self.assigned.iter().all(|a| a.load(Ordering::Acquire)) {
+            if self.stop.load(Ordering::Acquire) {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        for task in &self.view.owned().tasks {
+            let far = Instant::now() + Duration::from_secs(24 * 3600);
+            task.wait_for(far, |_| task.status() != Status::Restoring);
+            if let Some(why) = task.failure() {
+                return Err(Error::internal(format!("{}: {why}", task.name)));
+            }
+        }
+        self.view.set_started();
+        Ok(())
+    }
+
+    /// Commits everything, hands it to the stores, and lets the folder go.
+    pub fn stop(mut self) {
+        self.stop.store(true, Ordering::Release);
+        for worker in &self.workers {
+            worker.stop();
+        }
+        for worker in self.workers.drain(..) {
+            worker.join();
+        }
+        if let Some(housekeeper) = self.housekeeper.take() {
+            housekeeper.thread().unpark();
+            if housekeeper.join().is_err() {
+                tracing::error!("the housekeeper has panicked");
+            }
+        }
+    }
+}
+
+/// Flushes stores and cuts logs, beside the workers.
+struct Housekeeper {
+    view: Arc<View>,
+    every: Duration,
+    /// Offset of an input below which retention may cut.
+    expired: Expired,
+    stop: Arc<AtomicBool>,
+}
+
+type Expired = Box<dyn Fn(&Task) -> Result<Offset> + Send>;
+
+impl Housekeeper {
+    fn start(self) -> Result<JoinHandle<()>> {
+        let thread = std::thread::Builder::new().name("housekeeper".to_owned());
+        Ok(thread.spawn(move || self.run())?)
+    }
+
+    fn run(self) {
+        while !self.stop.load(Ordering::Acquire) {
+            std::thread::park_timeout(self.every);
+            for task in &self.view.owned().tasks {
+                if let Err(error) = self.keep(task) {
+                    tracing::error!(task = %task.name, "housekeeping: {error}");
+                }
+            }
+        }
+    }
+
+    /// Flushes the store, so that a restart redoes little, then cuts what no redo needs.
+    fn keep(&self, task: &Task) -> Result<()> {
+        // Read first: the flush holds at least the commit that set it.
+        let barrier = task.barrier.load(Ordering::Acquire);
+        task.store.flush()?;
+        task.flushed_barrier.store(barrier, Ordering::Release);
+        let cut = match task.input {
+            TaskInput::Repartition => barrier,
+            TaskInput::Topic { .. } => (self.expired)(task)?.min(barrier),
+        };
+        if cut == 0 {
+            return Ok(());
+        }
+        self.view.log.purge(&task.topic, task.partition, cut)
+    }
+}
+
+/// File in the data folder that says where a running engine listens.
+pub fn endpoints_file(data_dir: &Path) -> PathBuf {
+    data_dir.join("endpoints.json")
+}

@@ -1,0 +1,184 @@
+//! Following a changelog, and what offsets say was committed (PROTOCOL 20, 23 to 26, 31, 32).
+
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::Message;
+use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+
+use super::{KafkaLog, TIMEOUT, TopicKind, failed};
+use crate::error::{Error, Result};
+use crate::model::{Change, Offset};
+
+/// Key of the barrier record in a changelog, and of its copy in the store.
+pub const BARRIER_KEY: &[u8] = b"m/barrier";
+
+/// Bytes of rows that go into the store at once.
+const CHUNK_BYTES: usize = 4 << 20;
+/// Longest silence of the brokers while there are records to come.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// The changelog of the task that reads `topic`.
+pub(super) fn changelog_topic(app: &str, topic: &str) -> String {
+    let own = topic.strip_prefix(app).and_then(|t| t.strip_suffix("-repartition"));
+    match own {
+        Some(group) => format!("{app}{group}-changelog"),
+        None => format!("{app}-{topic}-changelog"),
+    }
+}
+
+/// What offsets of a task's input say was committed.
+pub struct Recovered {
+    /// Next offset and the name of the commit; none: nothing was ever committed.
+    pub committed: Option<(Offset, String)>,
+    /// First offset of the input that is still there.
+    pub start: Offset,
+    /// Next offset of the input to be appended.
+    pub end: Offset,
+}
+
+/// A changelog partition as it is followed into a store.
+pub struct Following<'a> {
+    /// Takes rows of committed records in order, and the position behind them.
+    pub adopt: &'a mut dyn FnMut(&[Change], Offset) -> Result<()>,
+    /// Hears of progress: records so far, the position and its goal.
+    pub progress: &'a mut dyn FnMut(u64, Offset, Offset),
+}
+
+/// What is committed for some partitions, stable: behind every transaction that is under way.
+pub(super) fn committed(
+    reader: &BaseConsumer<impl rdkafka::consumer::ConsumerContext + 'static>,
+    inputs: &[(&str, u32)],
+) -> Result<Vec<Option<(Offset, String)>>> {
+    let mut list = TopicPartitionList::new();
+    for (topic, partition) in inputs {
+        list.add_partition(topic, *partition as i32);
+    }
+    let found = reader.committed_offsets(list, TIMEOUT).map_err(failed("read committed offsets"))?;
+    Ok(inputs
+        .iter()
+        .map(|(topic, partition)| {
+            let element = found.find_partition(topic, *partition as i32)?;
+            match element.offset() {
+                KafkaOffset::Offset(next) => Some((next as Offset, element.metadata().to_owned())),
+                _ => None,
+            }
+        })
+        .collect())
+}
+
+impl KafkaLog {
+    /// Follows the changelog of the task on `partition` of `topic` from `position` to its end.
+    /// Returns the position reached and the number of records read.
+    ///
+    /// # Errors
+    /// The changelog no longer holds `position`, the brokers are silent, or the store refuses.
+    pub fn follow(
+        &self,
+        topic: &str,
+        partition: u32,
+        position: Offset,
+        following: &mut Following<'_>,
+    ) -> Result<(Offset, u64)> {
+        let changelog = changelog_topic(&self.options.app, topic);
+        // The end as it is, open transactions included: what is committed below it must be waited for.
+        let (start, goal) = self.watermarks(&changelog, partition)?;
+        let mut next = position.max(start);
+        if next >= goal {
+            return Ok((next.max(position), 0));
+        }
+        let reader: BaseConsumer = self.options.reader().create().map_err(failed("follow a changelog"))?;
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(&changelog, partition as i32, KafkaOffset::Offset(next as i64))
+            .map_err(failed("follow a changelog"))?;
+        reader.assign(&list).map_err(failed("follow a changelog"))?;
+        let (mut rows, mut bytes, mut records) = (Vec::new(), 0, 0);
+        let mut heard_at = Instant::now();
+        loop {
+            match reader.poll(Duration::from_millis(100)) {
+                Some(Ok(message)) => {
+                    heard_at = Instant::now();
+                    next = message.offset() as Offset + 1;
+                    records += 1;
+                    let key = message.key().unwrap_or_default().to_vec();
+                    bytes += key.len() + message.payload_len();
+                    rows.push((key, message.payload().map(<[u8]>::to_vec)));
+                    if bytes >= CHUNK_BYTES {
+                        (following.adopt)(&last_of_each(std::mem::take(&mut rows)), next)?;
+                        (following.progress)(records, next, goal);
+                        bytes = 0;
+                    }
+                }
+                // The end of what is committed: all, if nothing is open below the goal.
+                Some(Err(KafkaError::PartitionEOF(_))) => {
+                    heard_at = Instant::now();
+                    if self.stable_end(&reader, &changelog, partition)? >= goal {
+                        break;
+                    }
+                }
+                Some(Err(error)) => return Err(failed("follow a changelog")(error)),
+                None if heard_at.elapsed() > SILENCE_MAX => {
+                    let message = format!("{changelog}/{partition} has stood at {next} of {goal} for {SILENCE_MAX:?}");
+                    return Err(Error::unavailable(message).with_hint("a transaction may be open; the engine goes on trying"));
+                }
+                None => {}
+            }
+        }
+        let next = next.max(goal);
+        (following.adopt)(&last_of_each(rows), next)?;
+        (following.progress)(records, next, goal);
+        Ok((next, records))
+    }
+
+    /// First and next offset of the changelog of the task on `partition` of `topic`.
+    ///
+    /// # Errors
+    /// The brokers do not answer.
+    pub fn changelog_ends(&self, topic: &str, partition: u32) -> Result<(Offset, Offset)> {
+        self.watermarks(&changelog_topic(&self.options.app, topic), partition)
+    }
+
+    /// Makes sure that the tasks on `topic` have their changelog.
+    ///
+    /// # Errors
+    /// It cannot be made, or has another number of partitions.
+    pub fn ensure_changelog(&self, topic: &str, partitions: u32) -> Result<()> {
+        let changelog = changelog_topic(&self.options.app, topic);
+        self.ensure_topic(&changelog, Some(partitions), TopicKind::Changelog).map(drop)
+    }
+
+    /// Offset below which no transaction is open.
+    fn stable_end(&self, reader: &BaseConsumer, topic: &str, partition: u32) -> Result<Offset> {
+        let marks = reader.fetch_watermarks(topic, partition as i32, TIMEOUT);
+        Ok(marks.map_err(failed("read the end of a changelog"))?.1.max(0) as Offset)
+    }
+
+    /// What is committed for the task on `partition` of `topic`.
+    ///
+    /// # Errors
+    /// The brokers do not answer.
+    pub fn recovered(&self, topic: &str, partition: u32) -> Result<Recovered> {
+        let reader: BaseConsumer = self.options.reader().create().map_err(failed("read committed offsets"))?;
+        let mut found = committed(&reader, &[(topic, partition)])?;
+        // "None" may be the answer of a coordinator that has just moved.
+        for _ in 0..3 {
+            if found[0].is_some() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+            found = committed(&reader, &[(topic, partition)])?;
+        }
+        let (start, end) = self.watermarks(topic, partition)?;
+        Ok(Recovered { committed: found.remove(0), start, end })
+    }
+}
+
+/// Of several rows of one key, the last.
+fn last_of_each(rows: Vec<Change>) -> Vec<Change> {
+    let mut seen = hashbrown::HashSet::new();
+    let mut kept: Vec<Change> =
+        rows.into_iter().rev().filter(|(key, _)| seen.insert(key.clone())).collect();
+    kept.reverse();
+    kept
+}

@@ -1,0 +1,151 @@
+//! Settings of librdkafka's clients. What the protocol leans on (PROTOCOL §12) is not the user's
+//! to change.
+
+use rdkafka::ClientConfig;
+
+use crate::error::{Error, Result};
+
+/// Properties that the protocol leans on.
+const RESERVED: [&str; 12] = [
+    "bootstrap.servers",
+    "group.id",
+    "group.instance.id",
+    "transactional.id",
+    "enable.idempotence",
+    "enable.auto.commit",
+    "enable.auto.offset.store",
+    "enable.partition.eof",
+    "isolation.level",
+    "auto.offset.reset",
+    "partition.assignment.strategy",
+    "acks",
+];
+
+/// How Kafka is reached, and as whom.
+#[derive(Clone)]
+pub struct KafkaOptions {
+    /// `host:port` of some brokers.
+    pub brokers: Vec<String>,
+    /// Properties of librdkafka.
+    pub properties: Vec<(String, String)>,
+    /// Consumer group, and prefix of internal topics.
+    pub app: String,
+    /// Name of this node: stable across its restarts, unlike that of any other.
+    pub node: String,
+    /// Partitions of topics that are created; none: the broker's default.
+    pub partitions: Option<u32>,
+}
+
+impl std::fmt::Debug for KafkaOptions {
+    /// Properties may hold secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Kafka at {} as {} of {}", self.brokers.join(","), self.node, self.app)
+    }
+}
+
+impl KafkaOptions {
+    /// Refuses properties that the protocol leans on.
+    ///
+    /// # Errors
+    /// One is given.
+    pub fn check(&self) -> Result<()> {
+        let taken = self.properties.iter().find(|(name, _)| RESERVED.contains(&name.as_str()));
+        let Some((name, _)) = taken else { return Ok(()) };
+        Err(Error::invalid(format!("`log.kafka.properties` sets `{name}`, which exactly-once needs as it is"))
+            .with_hint("leave it out"))
+    }
+
+    fn base(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", self.brokers.join(","));
+        config.set("client.id", format!("thalweg-{}", self.node));
+        // Clients of every kind get all properties: those that are not theirs are not worth a line.
+        config.set("log_level", "3");
+        for (name, value) in &self.properties {
+            config.set(name, value);
+        }
+        config
+    }
+
+    /// A client that reads metadata and offsets as they are.
+    pub(super) fn probe(&self) -> ClientConfig {
+        let mut config = self.base();
+        config.set("group.id", format!("{}-probe", self.app));
+        config.set("enable.auto.commit", "false");
+        config.set("isolation.level", "read_uncommitted");
+        config
+    }
+
+    /// A client that reads committed records of partitions that it is told to.
+    pub(super) fn reader(&self) -> ClientConfig {
+        let mut config = self.base();
+        // Its own group is never joined; offsets are asked of the application's.
+        config.set("group.id", &self.app);
+        config.set("enable.auto.commit", "false");
+        config.set("enable.auto.offset.store", "false");
+        config.set("isolation.level", "read_committed");
+        config.set("auto.offset.reset", "error");
+        config.set("enable.partition.eof", "true");
+        fetch_fast(&mut config, &self.properties);
+        config
+    }
+
+    /// The consumer of worker `index`.
+    pub(super) fn member(&self, index: usize) -> ClientConfig {
+        let mut config = self.base();
+        config.set("group.id", &self.app);
+        config.set("group.instance.id", format!("{}-{index}", self.node));
+        config.set("partition.assignment.strategy", "range");
+        config.set("enable.auto.commit", "false");
+        config.set("enable.auto.offset.store", "false");
+        config.set("isolation.level", "read_committed");
+        config.set("auto.offset.reset", "error");
+        unless_given(&mut config, &self.properties, "session.timeout.ms", "10000");
+        unless_given(&mut config, &self.properties, "heartbeat.interval.ms", "1000");
+        fetch_fast(&mut config, &self.properties);
+        config
+    }
+
+    /// The producer of worker `index`.
+    pub(super) fn transactional(&self, index: usize) -> ClientConfig {
+        let mut config = self.base();
+        // Stable, so that a restart ends what its predecessor left open.
+        config.set("transactional.id", format!("{}-{}-{index}", self.app, self.node));
+        unless_given(&mut config, &self.properties, "transaction.timeout.ms", "10000");
+        unless_given(&mut config, &self.properties, "linger.ms", "2");
+        unless_given(&mut config, &self.properties, "compression.type", "lz4");
+        unless_given(&mut config, &self.properties, "queue.buffering.max.messages", "1000000");
+        unless_given(&mut config, &self.properties, "batch.size", "1000000");
+        config
+    }
+
+    /// The producer of appends.
+    pub(super) fn appender(&self) -> ClientConfig {
+        let mut config = self.base();
+        config.set("enable.idempotence", "true");
+        config.set("acks", "all");
+        unless_given(&mut config, &self.properties, "linger.ms", "1");
+        unless_given(&mut config, &self.properties, "compression.type", "lz4");
+        unless_given(&mut config, &self.properties, "queue.buffering.max.messages", "1000000");
+        config
+    }
+}
+
+fn unless_given(config: &mut ClientConfig, given: &[(String, String)], name: &str, value: &str) {
+    if !given.iter().any(|(n, _)| n == name) {
+        config.set(name, value);
+    }
+}
+
+/// librdkafka waits a second when its queue was full once, and starts small.
+fn fetch_fast(config: &mut ClientConfig, given: &[(String, String)]) {
+    for (name, value) in [
+        ("fetch.queue.backoff.ms", "10"),
+        ("queued.min.messages", "200000"),
+        ("queued.max.messages.kbytes", "65536"),
+        ("fetch.message.max.bytes", "2097152"),
+        ("fetch.wait.max.ms", "50"),
+    ] {
+        unless_given(config, given, name, value);
+    }
+}

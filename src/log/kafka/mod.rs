@@ -1,0 +1,310 @@
+//! The log on Kafka. Nothing outside this folder knows rdkafka.
+
+mod changelog;
+mod client;
+mod producer;
+mod session;
+mod topics;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use rdkafka::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{DeliveryResult, Header as KafkaHeader, Message, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+
+use super::batch::{LogBatch, SparseBuilder};
+use super::{Append, Log};
+use crate::error::{Error, Result};
+use crate::model::Offset;
+
+pub use changelog::{BARRIER_KEY, Following};
+pub use client::KafkaOptions;
+pub use session::KafkaSession;
+use topics::Topics;
+pub use topics::TopicKind;
+
+/// Longest wait for an answer of a broker.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+fn failed(what: &str) -> impl FnOnce(KafkaError) -> Error + '_ {
+    move |e| Error::unavailable(format!("{what}: {e}"))
+}
+
+/// What all workers and readers share of Kafka.
+pub struct KafkaLog {
+    options: KafkaOptions,
+    topics: Topics,
+    /// Reads metadata and watermarks as they are, not only what is committed.
+    probe: BaseConsumer,
+    partitions: RwLock<HashMap<String, u32>>,
+    appender: ThreadedProducer<Acknowledgements>,
+    appends: Arc<Pending>,
+    next_append: AtomicU64,
+}
+
+/// Appends whose acknowledgement is awaited, by number.
+#[derive(Default)]
+struct Pending {
+    waiting: Mutex<HashMap<u64, PendingAppend>>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct PendingAppend {
+    records: usize,
+    done: usize,
+    error: Option<String>,
+    positions: BTreeMap<u32, Offset>,
+}
+
+struct Acknowledgements(Arc<Pending>);
+
+impl ClientContext for Acknowledgements {}
+
+impl ProducerContext for Acknowledgements {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, number: usize) {
+        let mut waiting = self.0.waiting.lock();
+        let Some(append) = waiting.get_mut(&(number as u64)) else { return };
+        append.done += 1;
+        match result {
+            Ok(message) => {
+                let next = message.offset() as Offset + 1;
+                let at = append.positions.entry(message.partition() as u32).or_default();
+                *at = next.max(*at);
+            }
+            Err((error, _)) => append.error = Some(error.to_string()),
+        }
+        self.0.changed.notify_all();
+    }
+}
+
+impl KafkaLog {
+    /// Reaches the brokers.
+    ///
+    /// # Errors
+    /// None answers, or a property is unknown or reserved.
+    pub fn connect(options: KafkaOptions) -> Result<Self> {
+        options.check()?;
+        let unreachable = |e: KafkaError| {
+            Error::unavailable(format!("Kafka at {} does not answer: {e}", options.brokers.join(",")))
+                .with_hint("check log.kafka.brokers and log.kafka.properties")
+        };
+        let probe: BaseConsumer = options.probe().create().map_err(unreachable)?;
+        probe.fetch_metadata(Some("__none"), TIMEOUT).map_err(unreachable)?;
+        let appends = Arc::new(Pending::default());
+        let context = Acknowledgements(Arc::clone(&appends));
+        let appender = options.appender().create_with_context(context).map_err(unreachable)?;
+        let topics = Topics::new(&options.probe())?;
+        Ok(Self {
+            options,
+            topics,
+            probe,
+            partitions: RwLock::default(),
+            appender,
+            appends,
+            next_append: AtomicU64::new(1),
+        })
+    }
+
+    /// How it is reached.
+    pub fn options(&self) -> &KafkaOptions {
+        &self.options
+    }
+
+    /// Makes sure that `topic` exists, with `partitions` if a number is given.
+    ///
+    /// # Errors
+    /// It cannot be made, or has another number of partitions.
+    pub fn ensure_topic(&self, topic: &str, partitions: Option<u32>, kind: TopicKind) -> Result<u32> {
+        if self.fetch_partitions(topic)?.is_none() {
+            let wanted = partitions.or(self.options.partitions).map_or(-1, |n| n as i32);
+            self.topics.create(topic, wanted, kind)?;
+        }
+        let deadline = Instant::now() + TIMEOUT;
+        // The broker that answers may not have heard of a new topic yet.
+        let found = loop {
+            if let Some(found) = self.fetch_partitions(topic)? {
+                break found;
+            }
+            if Instant::now() > deadline {
+                return Err(Error::unavailable(format!("topic `{topic}` was created and is not there")));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        };
+        match partitions {
+            Some(wanted) if wanted != found => {
+                let message = format!("topic `{topic}` has {found} partitions, and {wanted} are needed");
+                Err(Error::invalid(message).with_hint("delete it if nothing of it is needed, or use another `app`"))
+            }
+            _ => Ok(found),
+        }
+    }
+
+    fn fetch_partitions(&self, topic: &str) -> Result<Option<u32>> {
+        let metadata = self.probe.fetch_metadata(Some(topic), TIMEOUT).map_err(failed("read metadata"))?;
+        let found = metadata.topics().iter().find(|t| t.name() == topic);
+        let count = found.filter(|t| t.error().is_none()).map_or(0, |t| t.partitions().len() as u32);
+        if count == 0 {
+            return Ok(None);
+        }
+        self.partitions.write().insert(topic.to_owned(), count);
+        Ok(Some(count))
+    }
+
+    fn watermarks(&self, topic: &str, partition: u32) -> Result<(Offset, Offset)> {
+        let marks = self.probe.fetch_watermarks(topic, partition as i32, TIMEOUT);
+        let (low, high) = marks.map_err(failed("read the ends of a partition"))?;
+        Ok((low.max(0) as Offset, high.max(0) as Offset))
+    }
+}
+
+/// Sends `append` to its partitions; returns how many records that were.
+fn send_all<C>(
+    producer: &ThreadedProducer<C>,
+    append: &Append,
+    opaque: impl Fn() -> C::DeliveryOpaque,
+) -> std::result::Result<usize, KafkaError>
+where
+    C: ProducerContext + 'static,
+{
+    let mut count = 0;
+    for (partition, batch) in append.batches() {
+        for record in batch.records() {
+            let headers = record.to_record().headers;
+            let mut message = BaseRecord::with_opaque_to(&append.topic, opaque()).partition(partition as i32);
+            message.key = record.key;
+            message.payload = record.value;
+            if !headers.is_empty() {
+                let mut owned = OwnedHeaders::new_with_capacity(headers.len());
+                for (key, value) in &headers {
+                    owned = owned.insert(KafkaHeader { key, value: Some(value) });
+                }
+                message = message.headers(owned);
+            }
+            send(producer, message)?;
+            count += 1;
+        }
+    }
+    Ok(count)
+}
+
+/// Sends one record, waiting while the client's queue is full.
+fn send<C>(
+    producer: &ThreadedProducer<C>,
+    mut message: BaseRecord<'_, [u8], [u8], C::DeliveryOpaque>,
+) -> std::result::Result<(), KafkaError>
+where
+    C: ProducerContext + 'static,
+{
+    let deadline = Instant::now() + TIMEOUT;
+    loop {
+        match producer.send(message) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(rdkafka::error::RDKafkaErrorCode::QueueFull), back))
+                if Instant::now() < deadline =>
+            {
+                message = back;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err((error, _)) => return Err(error),
+        }
+    }
+}
+
+impl Log for KafkaLog {
+    fn create_topic(&self, topic: &str, partitions: u32) -> Result<()> {
+        self.ensure_topic(topic, Some(partitions), TopicKind::Events).map(drop)
+    }
+
+    fn partitions(&self, topic: &str) -> Option<u32> {
+        if let Some(known) = self.partitions.read().get(topic) {
+            return Some(*known);
+        }
+        self.fetch_partitions(topic).ok().flatten()
+    }
+
+    fn append(&self, append: Append) -> Result<BTreeMap<u32, Offset>> {
+        let number = self.next_append.fetch_add(1, Ordering::Relaxed);
+        self.appends.waiting.lock().insert(number, PendingAppend::default());
+        let sent = send_all(&self.appender, &append, || number as usize);
+        let mut waiting = self.appends.waiting.lock();
+        let deadline = Instant::now() + TIMEOUT;
+        if let (Ok(count), Some(entry)) = (&sent, waiting.get_mut(&number)) {
+            entry.records = *count;
+            while waiting.get(&number).is_some_and(|e| e.done < e.records) {
+                if self.appends.changed.wait_until(&mut waiting, deadline).timed_out() {
+                    break;
+                }
+            }
+        }
+        let entry = waiting.remove(&number).unwrap_or_default();
+        drop(waiting);
+        sent.map_err(failed("append"))?;
+        match entry.error {
+            Some(error) => Err(Error::unavailable(format!("append: {error}"))
+                .with_hint("some of the records may have been appended")),
+            None if entry.done < entry.records => Err(Error::unavailable("Kafka has not acknowledged the append in time")
+                .with_hint("it may have been appended all the same")),
+            None => Ok(entry.positions),
+        }
+    }
+
+    fn read(&self, topic: &str, partition: u32, from: Offset, bytes_max: usize) -> Result<Vec<Arc<LogBatch>>> {
+        let (_, end) = self.watermarks(topic, partition)?;
+        if from >= end {
+            return Ok(Vec::new());
+        }
+        let reader: BaseConsumer = self.options.reader().create().map_err(failed("read a topic"))?;
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition as i32, KafkaOffset::Offset(from as i64))
+            .map_err(failed("read a topic"))?;
+        reader.assign(&list).map_err(failed("read a topic"))?;
+        let mut builder = SparseBuilder::default();
+        let deadline = Instant::now() + TIMEOUT;
+        while builder.len() < bytes_max && Instant::now() < deadline {
+            match reader.poll(Duration::from_millis(100)) {
+                Some(Ok(message)) => {
+                    session::push_message(&mut builder, &message);
+                    if message.offset() as Offset + 1 >= end {
+                        break;
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) => break,
+                Some(Err(error)) => return Err(failed("read a topic")(error)),
+                None => {}
+            }
+        }
+        Ok(builder.finish().map(Arc::new).into_iter().collect())
+    }
+
+    fn start_offset(&self, topic: &str, partition: u32) -> Offset {
+        self.watermarks(topic, partition).map_or(0, |marks| marks.0)
+    }
+
+    fn end_offset(&self, topic: &str, partition: u32) -> Offset {
+        self.watermarks(topic, partition).map_or(0, |marks| marks.1)
+    }
+
+    fn purge(&self, topic: &str, partition: u32, offset: Offset) -> Result<()> {
+        if offset <= self.start_offset(topic, partition) {
+            return Ok(());
+        }
+        self.topics.purge(topic, partition, offset)
+    }
+}
+
+impl Drop for KafkaLog {
+    fn drop(&mut self) {
+        // What is still under way has nobody left to wait for it.
+        let _ = self.appender.flush(Duration::from_secs(1));
+    }
+}

@@ -1,0 +1,225 @@
+//! The transactional producer of a worker (PROTOCOL 15, 16, 19, 20).
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use rdkafka::ClientContext;
+use rdkafka::consumer::ConsumerGroupMetadata;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+
+use super::changelog::{BARRIER_KEY, changelog_topic};
+use super::client::KafkaOptions;
+use super::{TIMEOUT, send, send_all};
+use crate::log::TaskCommit;
+use crate::model::Offset;
+
+/// Low bits of an opaque say which commit a barrier record is of; the rest which transaction.
+const SLOT_BITS: u32 = 20;
+/// The slot of everything that is no barrier record.
+const NO_SLOT: usize = (1 << SLOT_BITS) - 1;
+
+/// Why a transaction did not commit.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It was aborted: nothing of it happened.
+    Aborted(String),
+    /// Nobody knows; the producer is gone (PROTOCOL 20).
+    Unknown(String),
+}
+
+/// Delivery reports of the transaction under way.
+#[derive(Default)]
+struct Deliveries {
+    state: Mutex<DeliveryState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct DeliveryState {
+    transaction: usize,
+    done: usize,
+    error: Option<String>,
+    /// Offset of the barrier record by commit.
+    barriers: Vec<Option<Offset>>,
+}
+
+struct DeliveryContext(Arc<Deliveries>);
+
+impl ClientContext for DeliveryContext {}
+
+impl ProducerContext for DeliveryContext {
+    type DeliveryOpaque = usize;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
+        let mut state = self.0.state.lock();
+        if opaque >> SLOT_BITS != state.transaction {
+            return;
+        }
+        state.done += 1;
+        match result {
+            Ok(message) => {
+                if let Some(barrier) = state.barriers.get_mut(opaque & NO_SLOT) {
+                    *barrier = Some(message.offset() as Offset);
+                }
+            }
+            Err((error, _)) => state.error = Some(error.to_string()),
+        }
+        self.0.changed.notify_all();
+    }
+}
+
+/// The transactional producer of a worker, made anew whenever its predecessor cannot be trusted.
+pub(super) struct Transactions {
+    options: KafkaOptions,
+    index: usize,
+    producer: Option<ThreadedProducer<DeliveryContext>>,
+    deliveries: Arc<Deliveries>,
+    transaction: usize,
+}
+
+impl Transactions {
+    pub fn new(options: KafkaOptions, index: usize) -> Self {
+        Self { options, index, producer: None, deliveries: Arc::default(), transaction: 0 }
+    }
+
+    /// Makes a producer whose `init_transactions` has ended whatever its predecessor left open, and
+    /// fenced every straggler of it.
+    ///
+    /// # Errors
+    /// The brokers do not answer in time.
+    pub fn renew(&mut self) -> Result<(), KafkaError> {
+        self.producer = None;
+        let context = DeliveryContext(Arc::clone(&self.deliveries));
+        let producer: ThreadedProducer<DeliveryContext> =
+            self.options.transactional(self.index).create_with_context(context)?;
+        producer.init_transactions(TIMEOUT)?;
+        self.producer = Some(producer);
+        Ok(())
+    }
+
+    /// Commits all of `commits` in one transaction; offsets of their barrier records.
+    pub fn commit(
+        &mut self,
+        group: &ConsumerGroupMetadata,
+        commits: &[TaskCommit],
+    ) -> Result<Vec<Offset>, Failure> {
+        if self.producer.is_none()
+            && let Err(error) = self.renew()
+        {
+            return Err(Failure::Aborted(format!("no producer: {error}")));
+        }
+        self.transaction += 1;
+        *self.deliveries.state.lock() = DeliveryState {
+            transaction: self.transaction,
+            barriers: vec![None; commits.len()],
+            ..DeliveryState::default()
+        };
+        let Some(producer) = &self.producer else {
+            return Err(Failure::Aborted("no producer".to_owned()));
+        };
+        match self.run(producer, group, commits) {
+            Ok(()) => Ok(std::mem::take(&mut self.deliveries.state.lock().barriers)
+                .into_iter()
+                .map(Option::unwrap_or_default)
+                .collect()),
+            Err(error) => Err(self.give_up(&error)),
+        }
+    }
+
+    /// Aborts if that is clean; else ends the producer.
+    fn give_up(&mut self, error: &KafkaError) -> Failure {
+        let is_clean = match error {
+            KafkaError::Transaction(e) => e.txn_requires_abort() && !e.is_fatal(),
+            KafkaError::MessageProduction(_) => true,
+            _ => false,
+        };
+        if is_clean
+            && let Some(producer) = &self.producer
+            && producer.abort_transaction(TIMEOUT).is_ok()
+        {
+            return Failure::Aborted(error.to_string());
+        }
+        self.producer = None;
+        Failure::Unknown(error.to_string())
+    }
+
+    fn run(
+        &self,
+        producer: &ThreadedProducer<DeliveryContext>,
+        group: &ConsumerGroupMetadata,
+        commits: &[TaskCommit],
+    ) -> Result<(), KafkaError> {
+        producer.begin_transaction()?;
+        let sent = self.produce(producer, commits)?;
+        self.await_deliveries(sent)?;
+        let mut offsets = TopicPartitionList::with_capacity(commits.len());
+        for commit in commits {
+            let next = KafkaOffset::Offset(commit.next_offset as i64);
+            offsets.add_partition_offset(&commit.topic, commit.partition as i32, next)?;
+            if let Some(mut element) = offsets.find_partition(&commit.topic, commit.partition as i32) {
+                element.set_metadata(&commit.txn_id);
+            }
+        }
+        producer.send_offsets_to_transaction(&offsets, group, TIMEOUT)?;
+        producer.commit_transaction(TIMEOUT)
+    }
+
+    /// Outputs, then rows, then the barrier record, of every commit.
+    fn produce(
+        &self,
+        producer: &ThreadedProducer<DeliveryContext>,
+        commits: &[TaskCommit],
+    ) -> Result<usize, KafkaError> {
+        let other = self.transaction << SLOT_BITS | NO_SLOT;
+        let mut count = 0;
+        for commit in commits {
+            for append in &commit.appends {
+                count += send_all(producer, append, || other)?;
+            }
+        }
+        for (slot, commit) in commits.iter().enumerate() {
+            let topic = changelog_topic(&self.options.app, &commit.topic);
+            let rows = commit.rows.iter().flat_map(|rows| rows.iter());
+            for (key, value) in rows.filter(|(key, _)| key != BARRIER_KEY) {
+                let mut record: BaseRecord<'_, [u8], [u8], usize> =
+                    BaseRecord::with_opaque_to(&topic, other).partition(commit.partition as i32).key(key);
+                record.payload = value.as_deref();
+                send(producer, record)?;
+                count += 1;
+            }
+            let record = BaseRecord::with_opaque_to(&topic, self.transaction << SLOT_BITS | slot)
+                .partition(commit.partition as i32)
+                .key(BARRIER_KEY)
+                .payload(&commit.barrier[..]);
+            send(producer, record)?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Waits for every delivery report by itself: librdkafka's flush would sleep 100 ms at a time.
+    fn await_deliveries(&self, sent: usize) -> Result<(), KafkaError> {
+        let deadline = Instant::now() + TIMEOUT;
+        let mut state = self.deliveries.state.lock();
+        while state.done < sent && state.error.is_none() {
+            if self.deliveries.changed.wait_until(&mut state, deadline).timed_out() {
+                return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
+            }
+        }
+        match &state.error {
+            // The next transactional call says whether an abort is enough.
+            Some(why) => {
+                tracing::warn!("a record of a transaction was not delivered: {why}");
+                Err(KafkaError::MessageProduction(RDKafkaErrorCode::Fail))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Pause between two tries to make a producer.
+pub(super) const RENEW_PAUSE: Duration = Duration::from_millis(200);

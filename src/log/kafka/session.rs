@@ -1,0 +1,385 @@
+//! A worker's consumer and producer.
+//!
+//! Rebalances are only noted when librdkafka calls: the worker commits first, then says
+//! [`Session::release`]. A partition is fetched once its task says from where.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rdkafka::ClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp};
+use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+use rdkafka::types::RDKafkaRespErr;
+
+use super::changelog::committed;
+use super::client::KafkaOptions;
+use super::failed;
+use super::producer::{Failure, RENEW_PAUSE, Transactions};
+use crate::error::Result;
+use crate::log::batch::SparseBuilder;
+use crate::log::{LogBatch, Outcome, Ownership, Session, TaskCommit};
+use crate::model::Offset;
+
+/// Messages and bytes that one wait takes from the client.
+const TAKE_MESSAGES: usize = 4000;
+const TAKE_BYTES: usize = 4 << 20;
+/// Bytes that wait for the worker, above which nothing more is taken.
+const BUFFERED_MAX: usize = 16 << 20;
+
+/// Longest time that a seek may take; it is tried again.
+const SEEK_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What librdkafka has said and the worker has not heard yet.
+enum Event {
+    Assigned(Vec<(String, u32)>),
+    Revoked { is_lost: bool },
+}
+
+#[derive(Default)]
+struct Context {
+    events: Mutex<VecDeque<Event>>,
+    /// The consumer is being closed: nobody listens to events any more.
+    is_closing: AtomicBool,
+}
+
+impl ClientContext for Context {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::warn!("Kafka: {error}: {reason}");
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(&self, consumer: &BaseConsumer<Self>, err: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        if self.is_closing.load(Ordering::Acquire) {
+            if let Err(error) = consumer.unassign() {
+                tracing::warn!("Kafka: unassign: {error}");
+            }
+            return;
+        }
+        let event = match err {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                let inputs = list.elements();
+                Event::Assigned(inputs.iter().map(|e| (e.topic().to_owned(), e.partition() as u32)).collect())
+            }
+            _ => Event::Revoked { is_lost: consumer.assignment_lost() },
+        };
+        self.events.lock().push_back(event);
+    }
+}
+
+/// What waits for the worker of one partition.
+struct Input {
+    /// Where fetching would go on.
+    next: Offset,
+    batches: VecDeque<Arc<LogBatch>>,
+}
+
+/// A worker's side of Kafka.
+pub struct KafkaSession {
+    consumer: BaseConsumer<Context>,
+    transactions: Transactions,
+    /// Partitions whose tasks are ready.
+    inputs: BTreeMap<(String, u32), Input>,
+    /// Those of them that are not fetched yet.
+    starting: Vec<(String, u32)>,
+    buffered: usize,
+    /// Names of the last commits, by input.
+    committed: HashMap<(String, u32), String>,
+    stop: Arc<AtomicBool>,
+}
+
+/// Adds a message of a topic to a batch.
+pub(super) fn push_message(builder: &mut SparseBuilder, message: &BorrowedMessage<'_>) {
+    let time = match message.timestamp() {
+        Timestamp::CreateTime(t) | Timestamp::LogAppendTime(t) => t,
+        Timestamp::NotAvailable => 0,
+    };
+    let headers: Vec<(String, Vec<u8>)> = message.headers().map_or_else(Vec::new, |headers| {
+        let owned = |h: rdkafka::message::Header<'_, &[u8]>| (h.key.to_owned(), h.value.unwrap_or_default().to_vec());
+        headers.iter().map(owned).collect()
+    });
+    builder.push((message.offset() as Offset, time), message.key(), message.payload(), &headers);
+}
+
+impl KafkaSession {
+    /// Joins the group as worker `index` of the node, for partitions of `topics`. `stop`: nothing
+    /// needs to be waited for any more.
+    ///
+    /// # Errors
+    /// A property is unknown, or the brokers refuse.
+    pub fn join(options: &KafkaOptions, index: usize, topics: &[&str], stop: Arc<AtomicBool>) -> Result<Self> {
+        let mut transactions = Transactions::new(options.clone(), index);
+        // Before anything is read: what a predecessor left open is ended (PROTOCOL 20).
+        transactions.renew().map_err(failed("start a producer"))?;
+        let consumer: BaseConsumer<Context> =
+            options.member(index).create_with_context(Context::default()).map_err(failed("join the group"))?;
+        consumer.subscribe(topics).map_err(failed("join the group"))?;
+        Ok(Self {
+            consumer,
+            transactions,
+            inputs: BTreeMap::new(),
+            starting: Vec::new(),
+            buffered: 0,
+            committed: HashMap::new(),
+            stop,
+        })
+    }
+
+    fn poll(&mut self, timeout: Duration) {
+        let mut builders: HashMap<(String, u32), SparseBuilder> = HashMap::new();
+        let mut last: Option<((String, u32), SparseBuilder)> = None;
+        let (mut count, mut bytes, mut patience) = (0, 0, timeout);
+        while count < TAKE_MESSAGES && bytes < TAKE_BYTES && self.buffered < BUFFERED_MAX {
+            let message = match self.consumer.poll(patience) {
+                None => break,
+                Some(Err(error)) => {
+                    tracing::warn!("Kafka: {error}");
+                    break;
+                }
+                Some(Ok(message)) => message,
+            };
+            patience = Duration::ZERO;
+            count += 1;
+            bytes += message.payload_len() + message.key_len() + 64;
+            let input = (message.topic(), message.partition() as u32);
+            if self.starting.iter().any(|(t, p)| (t.as_str(), *p) == input) {
+                continue;
+            }
+            // Messages of one partition come in runs.
+            let is_same = last
+                .as_ref()
+                .is_some_and(|((topic, p), _)| *p == message.partition() as u32 && topic == message.topic());
+            if !is_same {
+                if let Some((input, builder)) = last.take() {
+                    builders.insert(input, builder);
+                }
+                let input = (message.topic().to_owned(), message.partition() as u32);
+                let builder = builders.remove(&input).unwrap_or_default();
+                last = Some((input, builder));
+            }
+            if let Some((_, builder)) = &mut last {
+                push_message(builder, &message);
+            }
+        }
+        if count == 0 {
+            self.pass_control_records();
+        }
+        builders.extend(last);
+        for (input, builder) in builders {
+            let (Some(input), Some(batch)) = (self.inputs.get_mut(&input), builder.finish()) else { continue };
+            if batch.base < input.next {
+                // Fetched before the seek.
+                continue;
+            }
+            input.next = batch.next_offset();
+            self.buffered += batch.bytes().len();
+            input.batches.push_back(Arc::new(batch));
+        }
+    }
+
+    /// Marks of transactions are no messages, but they are passed.
+    fn pass_control_records(&mut self) {
+        let Ok(positions) = self.consumer.position() else { return };
+        for element in positions.elements() {
+            let key = (element.topic().to_owned(), element.partition() as u32);
+            if let KafkaOffset::Offset(at) = element.offset()
+                && !self.starting.contains(&key)
+                && let Some(input) = self.inputs.get_mut(&key)
+            {
+                input.next = input.next.max(at as Offset);
+            }
+        }
+    }
+
+    /// Accepts an assignment: the group waits for that. Nothing is fetched before a task says from
+    /// where; until then partitions stand paused at their ends.
+    ///
+    /// The assignment is made once and then sought in: librdkafka does not survive assignments that
+    /// follow each other faster than its partitions start and stop.
+    fn accept(&self, inputs: &[(String, u32)]) -> std::result::Result<(), KafkaError> {
+        let mut list = TopicPartitionList::with_capacity(inputs.len());
+        for (topic, partition) in inputs {
+            list.add_partition_offset(topic, *partition as i32, KafkaOffset::End)?;
+        }
+        self.consumer.assign(&list)?;
+        self.consumer.pause(&list)
+    }
+
+    /// Lets partitions go whose tasks have become ready; those that librdkafka is not ready for
+    /// are tried again with the next wait.
+    fn seek_started(&mut self) {
+        let consumer = &self.consumer;
+        self.starting.retain(|(topic, partition)| {
+            let Some(input) = self.inputs.get(&(topic.clone(), *partition)) else { return false };
+            let from = KafkaOffset::Offset(input.next as i64);
+            let mut list = TopicPartitionList::new();
+            list.add_partition(topic, *partition as i32);
+            let sought = consumer.seek(topic, *partition as i32, from, SEEK_TIMEOUT);
+            if let Err(error) = sought.and_then(|()| consumer.resume(&list)) {
+                tracing::debug!("{topic}/{partition}: not yet: {error}");
+                return true;
+            }
+            false
+        });
+    }
+
+    fn drop_inputs(&mut self) {
+        self.inputs.clear();
+        self.starting.clear();
+        self.buffered = 0;
+    }
+
+    /// Whether the last commit on each input is still the one that this session made or took over.
+    fn retained(&self, inputs: &[(String, u32)]) -> Result<Vec<bool>> {
+        let known: Vec<(&str, u32)> = inputs.iter().map(|(t, p)| (t.as_str(), *p)).collect();
+        let found = committed(&self.consumer, &known)?;
+        Ok(inputs
+            .iter()
+            .zip(found)
+            .map(|(input, found)| self.committed.get(input) == found.map(|(_, txn)| txn).as_ref())
+            .collect())
+    }
+
+    /// Finds out what became of a transaction whose answer was lost (PROTOCOL 20).
+    fn resolve(&mut self, commits: &[TaskCommit]) -> Outcome {
+        loop {
+            let found = self.transactions.renew().map_err(failed("start a producer")).and_then(|()| {
+                let inputs: Vec<(&str, u32)> = commits.iter().map(|c| (c.topic.as_str(), c.partition)).collect();
+                committed(&self.consumer, &inputs)
+            });
+            match found {
+                Ok(found) => {
+                    let txn = |i: usize| found[i].as_ref().map(|(_, txn)| txn.as_str());
+                    let is_mine = (0..commits.len()).all(|i| txn(i) == Some(&commits[i].txn_id));
+                    let is_before = commits.iter().enumerate().all(|(i, c)| {
+                        let known = self.committed.get(&(c.topic.clone(), c.partition));
+                        txn(i) == known.map(String::as_str)
+                    });
+                    return match (is_mine, is_before) {
+                        (true, _) => Outcome::Committed(Vec::new()),
+                        (_, true) => Outcome::Aborted("the transaction did not commit".to_owned()),
+                        _ => Outcome::Fenced("another has committed".to_owned()),
+                    };
+                }
+                Err(error) if self.stop.load(Ordering::Acquire) => return Outcome::Fenced(error.to_string()),
+                Err(error) => {
+                    tracing::warn!("the outcome of a transaction is unknown: {error}");
+                    std::thread::sleep(RENEW_PAUSE);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for KafkaSession {
+    fn drop(&mut self) {
+        self.consumer.context().is_closing.store(true, Ordering::Release);
+    }
+}
+
+impl Session for KafkaSession {
+    fn wait(&mut self, timeout: Duration) -> Vec<Ownership> {
+        self.seek_started();
+        self.poll(timeout);
+        let events: Vec<Event> = self.consumer.context().events.lock().drain(..).collect();
+        let mut changes = Vec::new();
+        for event in events {
+            match event {
+                Event::Assigned(inputs) => {
+                    let retained = self.retained(&inputs).unwrap_or_else(|error| {
+                        tracing::warn!("Kafka: {error}");
+                        vec![false; inputs.len()]
+                    });
+                    let retained = inputs.iter().zip(retained).filter(|(_, is_kept)| *is_kept);
+                    let retained = retained.map(|(input, _)| input.clone()).collect();
+                    if let Err(error) = self.accept(&inputs) {
+                        tracing::error!("Kafka: assign: {error}");
+                    }
+                    changes.push(Ownership::Assigned { inputs, retained });
+                }
+                Event::Revoked { is_lost: true } => {
+                    self.drop_inputs();
+                    self.committed.clear();
+                    changes.push(Ownership::Lost);
+                }
+                Event::Revoked { is_lost: false } => changes.push(Ownership::Revoked),
+            }
+        }
+        changes
+    }
+
+    fn read(
+        &mut self,
+        topic: &str,
+        partition: u32,
+        from: Offset,
+        bytes_max: usize,
+    ) -> Result<Vec<Arc<LogBatch>>> {
+        let Some(input) = self.inputs.get_mut(&(topic.to_owned(), partition)) else { return Ok(Vec::new()) };
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        while bytes < bytes_max
+            && let Some(batch) = input.batches.pop_front()
+        {
+            bytes += batch.bytes().len();
+            if batch.next_offset() > from {
+                taken.push(batch);
+            }
+        }
+        self.buffered = self.buffered.saturating_sub(bytes);
+        Ok(taken)
+    }
+
+    fn skip(&mut self, topic: &str, partition: u32, from: Offset) -> Offset {
+        match self.inputs.get(&(topic.to_owned(), partition)) {
+            Some(input) if input.batches.is_empty() => from.max(input.next),
+            _ => from,
+        }
+    }
+
+    fn commit(&mut self, commits: &mut Vec<TaskCommit>) -> Outcome {
+        let Some(group) = self.consumer.group_metadata() else {
+            return Outcome::Fenced("the group knows nothing of this worker".to_owned());
+        };
+        let begun = Instant::now();
+        let outcome = match self.transactions.commit(&group, commits) {
+            Ok(barriers) => Outcome::Committed(barriers),
+            Err(Failure::Aborted(why)) => Outcome::Aborted(why),
+            Err(Failure::Unknown(why)) => {
+                tracing::warn!("a transaction ended without an answer: {why}");
+                self.resolve(commits)
+            }
+        };
+        match &outcome {
+            Outcome::Committed(_) => {
+                tracing::debug!(tasks = commits.len(), took = ?begun.elapsed(), "committed");
+                for commit in commits.drain(..) {
+                    self.committed.insert((commit.topic, commit.partition), commit.txn_id);
+                }
+            }
+            Outcome::Aborted(why) | Outcome::Fenced(why) => tracing::warn!("commit: {why}"),
+        }
+        outcome
+    }
+
+    fn release(&mut self) {
+        self.drop_inputs();
+        if let Err(error) = self.consumer.unassign() {
+            tracing::error!("Kafka: unassign: {error}");
+        }
+    }
+
+    fn start(&mut self, topic: &str, partition: u32, from: Offset, txn_id: Option<String>) {
+        let key = (topic.to_owned(), partition);
+        if let Some(txn_id) = txn_id {
+            self.committed.insert(key.clone(), txn_id);
+        }
+        self.inputs.insert(key.clone(), Input { next: from, batches: VecDeque::new() });
+        self.starting.push(key);
+        self.seek_started();
+    }
+}

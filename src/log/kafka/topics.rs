@@ -1,0 +1,86 @@
+//! Topics: made as they have to be, and refused when they are otherwise.
+
+use std::time::Duration;
+
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::error::RDKafkaErrorCode;
+use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+
+use super::failed;
+use crate::error::{Error, Result};
+use crate::model::Offset;
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a topic is for, which decides about its settings (PROTOCOL §12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopicKind {
+    /// Records of sources, dead letters, outputs.
+    Events,
+    /// Rows by key, compacted.
+    Changelog,
+    /// Records between the stages, cut by the engine alone.
+    Repartition,
+}
+
+impl TopicKind {
+    fn settings(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Events => &[],
+            Self::Changelog => &[
+                ("cleanup.policy", "compact"),
+                ("delete.retention.ms", "86400000"),
+                ("min.cleanable.dirty.ratio", "0.3"),
+                ("segment.bytes", "134217728"),
+            ],
+            Self::Repartition => &[("cleanup.policy", "delete"), ("retention.ms", "-1")],
+        }
+    }
+}
+
+/// Makes topics and cuts them.
+pub(super) struct Topics {
+    admin: AdminClient<DefaultClientContext>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Topics {
+    pub fn new(config: &rdkafka::ClientConfig) -> Result<Self> {
+        let admin = config.create().map_err(failed("reach Kafka"))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        Ok(Self { admin, runtime })
+    }
+
+    /// Creates a topic; one that exists is left as it is. `partitions` -1: the broker's default.
+    pub fn create(&self, name: &str, partitions: i32, kind: TopicKind) -> Result<()> {
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
+        for (key, value) in kind.settings() {
+            topic = topic.set(key, value);
+        }
+        let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
+        let results = self.runtime.block_on(self.admin.create_topics([&topic], &options));
+        for result in results.map_err(failed("create a topic"))? {
+            match result {
+                Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((name, code)) => {
+                    return Err(Error::internal(format!("create topic `{name}`: {code}"))
+                        .with_hint("create it by hand, or give the engine the right to"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets records below `offset` go.
+    pub fn purge(&self, topic: &str, partition: u32, offset: Offset) -> Result<()> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition as i32, KafkaOffset::Offset(offset as i64))
+            .map_err(failed("purge a topic"))?;
+        let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
+        self.runtime
+            .block_on(self.admin.delete_records(&list, &options))
+            .map(drop)
+            .map_err(failed("purge a topic"))
+    }
+}
