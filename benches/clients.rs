@@ -69,7 +69,11 @@ pub fn histogram() -> Histogram<u64> {
 }
 
 /// Runs `client` on every connection at its share of the rate.
-fn open_loop<C>(load: Load, connect: impl Fn(u64) -> C + Sync, call: impl Fn(&mut C, &[String]) + Sync) -> Histogram<u64> {
+fn open_loop<C>(
+    load: Load,
+    connect: impl Fn(u64) -> C + Sync,
+    call: impl Fn(&mut C, &[String]) + Sync,
+) -> Histogram<u64> {
     let mut total = histogram();
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..CONNECTIONS)
@@ -128,7 +132,11 @@ pub fn rest(address: SocketAddr, load: Load) -> Histogram<u64> {
 
 /// Latency of a route that does nothing: what the machine, its network and the client cost.
 pub fn nothing(address: SocketAddr, load: Load) -> Histogram<u64> {
-    open_loop(load, |_| connection(address), |client, _| exchange(client, "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"))
+    open_loop(
+        load,
+        |_| connection(address),
+        |client, _| exchange(client, "GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"),
+    )
 }
 
 fn connection(address: SocketAddr) -> BufReader<TcpStream> {
@@ -162,7 +170,8 @@ pub fn grpc(address: SocketAddr, load: Load) -> Histogram<u64> {
     open_loop(
         load,
         |_| {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             let client = runtime
                 .block_on(FeatureServiceClient::connect(format!("http://{address}")))
                 .expect("a connection");

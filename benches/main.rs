@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use clients::{Listeners, Load};
 use hdrhistogram::Histogram;
 use thalweg::app::Engine;
 use thalweg::clock::SystemClock;
@@ -21,7 +22,6 @@ use thalweg::codec::SourceDecoder;
 use thalweg::expr::{Expr, Scope, Val};
 use thalweg::log::{EmbeddedLog, FsyncPolicy, Log, LogOptions};
 use thalweg::model::{ScalarType, Type};
-use clients::{Listeners, Load};
 use workload::{Keys, PARTITIONS, Random, TOPIC, WINDOWS, fill_log, settings, topology};
 
 // As in the binary.
@@ -100,7 +100,14 @@ fn disk_bytes(folder: &Path) -> u64 {
 }
 
 /// CPU per event of catching up with a filled log; what is left behind.
-fn ingest(folder: &Path, windows: &[&str], memory: &str, checkpoint: &str, workers: usize, events: u64) -> (f64, String) {
+fn ingest(
+    folder: &Path,
+    windows: &[&str],
+    memory: &str,
+    checkpoint: &str,
+    workers: usize,
+    events: u64,
+) -> (f64, String) {
     let _ = std::fs::remove_dir_all(folder.join("data"));
     std::fs::create_dir_all(folder.join("data")).expect("writable");
     copy(&folder.join("log"), &folder.join("data/log"));

@@ -38,7 +38,10 @@ feature_groups:
     for window in windows {
         for aggregate in AGGREGATES {
             // Writing to a string cannot fail.
-            let _ = writeln!(text, "      {aggregate}_{window}: {{ aggregate: {aggregate}, of: amount, window: {window} }}");
+            let _ = writeln!(
+                text,
+                "      {aggregate}_{window}: {{ aggregate: {aggregate}, of: amount, window: {window} }}"
+            );
         }
     }
     text
@@ -124,7 +127,12 @@ pub fn fill_log(path: &Path, events: u64, keys: Keys) {
     for index in 0..events {
         let user = format!("u{}", keys.draw(&weights, &mut random));
         let event = event(&user, index, &mut random);
-        append.push(partition_of(user.as_bytes(), PARTITIONS), Some(user.as_bytes()), Some(event.as_bytes()), &[]);
+        append.push(
+            partition_of(user.as_bytes(), PARTITIONS),
+            Some(user.as_bytes()),
+            Some(event.as_bytes()),
+            &[],
+        );
         if index % 10_000 == 9_999 || index + 1 == events {
             let full = std::mem::replace(&mut append, Append::to(TOPIC));
             log.append(full).expect("appended");

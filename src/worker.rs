@@ -202,7 +202,9 @@ impl Loop {
         match self.session.commit(&mut commits) {
             Outcome::Committed(barriers) => {
                 for (i, (task, handle)) in tasks.iter().zip(pending).enumerate() {
-                    let Some(runner) = self.runners.iter_mut().find(|r| r.task().name == *task) else { continue };
+                    let Some(runner) = self.runners.iter_mut().find(|r| r.task().name == *task) else {
+                        continue;
+                    };
                     if let Err(error) = runner.complete_commit(handle, barriers.get(i).copied()) {
                         runner.fail(&format!("commit: {error}"));
                     }

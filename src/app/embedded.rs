@@ -29,8 +29,7 @@ pub fn open_read_only(settings: &Settings, topology: Topology) -> Result<View> {
     }
     drop(hold_folder(&settings.data_dir)?);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let embedded =
-        Arc::new(EmbeddedLog::open_read_only(&settings.data_dir.join("log"), Arc::clone(&clock))?);
+    let embedded = Arc::new(EmbeddedLog::open_read_only(&settings.data_dir.join("log"), Arc::clone(&clock))?);
     let log: Arc<dyn Log> = Arc::clone(&embedded) as Arc<dyn Log>;
     let topology = Arc::new(topology);
     let open = |topic: &str, partition: u32| -> Result<SharedStore> {

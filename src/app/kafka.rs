@@ -13,9 +13,7 @@ use parking_lot::Mutex;
 use super::{Engine, Housekeeper, Parts, input_topics, task_of};
 use crate::config::settings::KafkaSettings;
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::{
-    BARRIER_KEY, Following, KafkaLog, KafkaOptions, KafkaSession, Log, ResumePoint, TopicKind,
-};
+use crate::log::{BARRIER_KEY, Following, KafkaLog, KafkaOptions, KafkaSession, Log, ResumePoint, TopicKind};
 use crate::model::Change;
 use crate::serving::View;
 use crate::state::{SharedStore, StateStore};
@@ -269,7 +267,10 @@ impl Takeover {
         if !is_usable {
             tracing::warn!(
                 "{}/{}: the store stands at {} of {start} to {end}, {} min ago: it is rebuilt from the changelog",
-                self.wanted.topic, self.wanted.partition, meta.position, age / 60_000
+                self.wanted.topic,
+                self.wanted.partition,
+                meta.position,
+                age / 60_000
             );
         }
         Ok(is_usable.then_some(meta.position))

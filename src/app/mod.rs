@@ -143,8 +143,7 @@ impl Parts {
 
 /// The task on `partition` of `topic`, which is a source's or a repartition topic.
 fn task_of(topology: &Topology, app: &str, topic: &str, partition: u32, store: SharedStore) -> Task {
-    let repartitioned =
-        topology.groups.iter().find(|g| !g.is_direct && g.repartition_topic(app) == topic);
+    let repartitioned = topology.groups.iter().find(|g| !g.is_direct && g.repartition_topic(app) == topic);
     if let Some(group) = repartitioned {
         let groups = vec![(Arc::clone(group), true)];
         return Task::new(topic, partition, TaskInput::Repartition, groups, store);

@@ -47,9 +47,12 @@ impl Columns {
         if text.is_empty() || self.null_values.iter().any(|n| n == text) {
             return Json::Null;
         }
-        let as_number = || serde_json::from_str::<&serde_json::value::RawValue>(text).ok()
-            .filter(|_| text.starts_with(|c: char| c == '-' || c.is_ascii_digit()))
-            .and_then(|raw| serde_json::from_str(raw.get()).ok());
+        let as_number = || {
+            serde_json::from_str::<&serde_json::value::RawValue>(text)
+                .ok()
+                .filter(|_| text.starts_with(|c: char| c == '-' || c.is_ascii_digit()))
+                .and_then(|raw| serde_json::from_str(raw.get()).ok())
+        };
         let typed = match self.types.get(name) {
             Some((ScalarType::Int64 | ScalarType::Float64, _))
             | Some((ScalarType::Timestamp, TimeText::Unix(_))) => as_number(),
@@ -105,9 +108,7 @@ pub fn parquet(
     columns: &Columns,
     mut emit: impl FnMut(Vec<u8>) -> Result<(), super::Failure>,
 ) -> Result<(), super::Failure> {
-    let wrong = |e: parquet::errors::ParquetError| {
-        super::Failure::Input(format!("error: not Parquet: {e}"))
-    };
+    let wrong = |e: parquet::errors::ParquetError| super::Failure::Input(format!("error: not Parquet: {e}"));
     let reader = SerializedFileReader::new(file).map_err(wrong)?;
     for row in reader.get_row_iter(None).map_err(wrong)? {
         let row = row.map_err(wrong)?;

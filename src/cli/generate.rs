@@ -109,7 +109,9 @@ pub fn generate(what: &Generator) -> Outcome {
     let Generator::Fraud(arguments) = what;
     let start = parse_rfc3339(&arguments.start, None)
         .ok_or_else(|| Failure::Input(format!("error: --start {} is no RFC 3339 time", arguments.start)))?;
-    for (name, share) in [("late", arguments.late), ("duplicate", arguments.duplicate), ("malformed", arguments.malformed)] {
+    for (name, share) in
+        [("late", arguments.late), ("duplicate", arguments.duplicate), ("malformed", arguments.malformed)]
+    {
         if !(0.0..=1.0).contains(&share) {
             return Err(Failure::Input(format!("error: --{name} {share} is not between 0 and 1")));
         }
@@ -160,14 +162,7 @@ fn write_events(arguments: &FraudArguments, start: i64, out: &mut impl Write) ->
     out.flush()
 }
 
-fn event(
-    random: &mut SplitMix,
-    users: &Zipf,
-    merchants: &Zipf,
-    seed: u64,
-    index: u64,
-    time: i64,
-) -> String {
+fn event(random: &mut SplitMix, users: &Zipf, merchants: &Zipf, seed: u64, index: u64, time: i64) -> String {
     let user = users.sample(random);
     let merchant = merchants.sample(random);
     // Amounts in cents, most of them small.
@@ -203,7 +198,8 @@ fn malformed(random: &mut SplitMix, index: u64, time: i64) -> String {
     let time = format_rfc3339(time);
     match random.below(4) {
         0 => "{\"metadata\":{\"event_id\":".to_owned(),
-        1 => json!({"metadata": {"event_id": format!("x{index}"), "timestamp": time}, "payload": {}}).to_string(),
+        1 => json!({"metadata": {"event_id": format!("x{index}"), "timestamp": time}, "payload": {}})
+            .to_string(),
         2 => json!({"metadata": {"event_id": format!("x{index}"), "timestamp": "yesterday"}}).to_string(),
         _ => "[1, 2, 3]".to_owned(),
     }

@@ -67,15 +67,13 @@ fn pairs(
 /// Looks features up and prints a table.
 pub fn get(arguments: &GetArguments) -> Outcome {
     let settings: Option<Settings> = load_settings(&arguments.config, &[]).ok();
-    let topology: Option<Topology> =
-        settings.as_ref().and_then(|s| load_definitions(&s.definitions).ok());
+    let topology: Option<Topology> = settings.as_ref().and_then(|s| load_definitions(&s.definitions).ok());
     let key_type = |name: &str| {
         let entities = topology.as_ref()?.entities.iter();
         entities.flat_map(|e| &e.keys).find(|(key, _)| key == name).map(|(_, t)| *t)
     };
-    let request_type = |name: &str| {
-        topology.as_ref()?.request.iter().find(|(n, _)| n == name).map(|(_, t)| *t)
-    };
+    let request_type =
+        |name: &str| topology.as_ref()?.request.iter().find(|(n, _)| n == name).map(|(_, t)| *t);
     let features: Vec<String> = arguments
         .features
         .iter()

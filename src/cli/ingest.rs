@@ -47,13 +47,12 @@ enum Format {
 pub fn ingest(arguments: &IngestArguments) -> Outcome {
     let settings = load_settings(&arguments.config, &[])?;
     let is_stdin = arguments.file.as_os_str() == "-";
-    let format = arguments.format.unwrap_or_else(|| {
-        match arguments.file.extension().and_then(|e| e.to_str()) {
+    let format =
+        arguments.format.unwrap_or_else(|| match arguments.file.extension().and_then(|e| e.to_str()) {
             Some("csv") => Format::Csv,
             Some("parquet") => Format::Parquet,
             _ => Format::Ndjson,
-        }
-    });
+        });
     let open = || {
         File::open(&arguments.file)
             .map_err(|e| Failure::Input(format!("error: {}: {e}", arguments.file.display())))
@@ -69,8 +68,8 @@ pub fn ingest(arguments: &IngestArguments) -> Outcome {
     match format {
         Format::Ndjson => ndjson(input, &mut sender)?,
         Format::Csv | Format::Parquet => {
-            let topology = load_definitions(&settings.definitions)
-                .map_err(|lines| Failure::Input(lines.join("\n")))?;
+            let topology =
+                load_definitions(&settings.definitions).map_err(|lines| Failure::Input(lines.join("\n")))?;
             let columns = Columns::of(&topology, &arguments.topic).map_err(Failure::Input)?;
             if format == Format::Csv {
                 let counted = sender.progress.wrap_read(input);
@@ -125,8 +124,10 @@ impl Sender {
             .build();
         let progress = match total {
             Some(bytes) => ProgressBar::new(bytes).with_style(
-                ProgressStyle::with_template("{bar:32} {percent:>3}%  {binary_bytes_per_sec}  {msg}  eta {eta}")
-                    .unwrap_or_else(|_| ProgressStyle::default_bar()),
+                ProgressStyle::with_template(
+                    "{bar:32} {percent:>3}%  {binary_bytes_per_sec}  {msg}  eta {eta}",
+                )
+                .unwrap_or_else(|_| ProgressStyle::default_bar()),
             ),
             None => ProgressBar::new_spinner(),
         };
@@ -154,7 +155,8 @@ impl Sender {
         if self.body.is_empty() {
             return Ok(());
         }
-        let unreachable = |e: ureq::Error| Failure::Engine(format!("error: {}: {e} (is `thalweg run` up?)", self.url));
+        let unreachable =
+            |e: ureq::Error| Failure::Engine(format!("error: {}: {e} (is `thalweg run` up?)", self.url));
         let mut response = self
             .agent
             .post(&self.url)
@@ -162,9 +164,10 @@ impl Sender {
             .send(&self.body[..])
             .map_err(unreachable)?;
         let status = response.status().as_u16();
-        let answer: Json = response.body_mut().read_json().map_err(|e| {
-            Failure::Engine(format!("error: {}: {e}", self.url))
-        })?;
+        let answer: Json = response
+            .body_mut()
+            .read_json()
+            .map_err(|e| Failure::Engine(format!("error: {}: {e}", self.url)))?;
         if status != 200 {
             let message = answer["error"]["message"].as_str().unwrap_or("no reason given");
             let text = format!("error: after {} events: {message}", self.appended);

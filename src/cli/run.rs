@@ -96,10 +96,9 @@ async fn serve(settings: &Settings, topology: thalweg::topology::Topology) -> Ou
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(thalweg::serving::generated::DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    let others = tonic::service::Routes::new(health_service)
-        .add_service(reflection.build_v1().map_err(engine)?);
-    let services =
-        grpc_routes(others, Arc::clone(&access), settings.append_body, settings.in_flight);
+    let others =
+        tonic::service::Routes::new(health_service).add_service(reflection.build_v1().map_err(engine)?);
+    let services = grpc_routes(others, Arc::clone(&access), settings.append_body, settings.in_flight);
     let routes = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .max_concurrent_streams(1024)

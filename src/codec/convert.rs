@@ -36,9 +36,7 @@ pub fn convert<'a>(raw: Raw<'a>, want: Want<'_>) -> Option<Val<'a>> {
             (text.len() <= want.max_bytes).then_some(Val::Str(text))
         }
         ScalarType::Int64 => with_number(raw, want.coerce, |n| decimal::int64(n).map(Val::Int)),
-        ScalarType::Float64 => {
-            with_number(raw, want.coerce, |n| decimal::float64(n).map(Val::Float))
-        }
+        ScalarType::Float64 => with_number(raw, want.coerce, |n| decimal::float64(n).map(Val::Float)),
         ScalarType::Bool => match raw {
             Raw::Bool(b) => Some(Val::Bool(b)),
             Raw::Text(..) if want.coerce => match plain(raw)?.trim() {
@@ -61,11 +59,7 @@ fn plain(raw: Raw<'_>) -> Option<Cow<'_, str>> {
     }
 }
 
-fn with_number<T>(
-    raw: Raw<'_>,
-    coerce: bool,
-    read: impl FnOnce(&str) -> Option<T>,
-) -> Option<T> {
+fn with_number<T>(raw: Raw<'_>, coerce: bool, read: impl FnOnce(&str) -> Option<T>) -> Option<T> {
     match raw {
         Raw::Number(text) => read(text),
         Raw::Text(..) if coerce => {

@@ -136,8 +136,7 @@ impl SourceDecoder {
         let mut variables = Vec::with_capacity(source.fields.len() + 1);
         variables.push(Val::Timestamp(time));
         for (field, slot) in source.fields.iter().zip(&self.slots) {
-            let (Origin::Path { coerce, max_bytes, time, .. }, Some(slot)) = (&field.origin, slot)
-            else {
+            let (Origin::Path { coerce, max_bytes, time, .. }, Some(slot)) = (&field.origin, slot) else {
                 variables.push(Val::Null);
                 continue;
             };
@@ -177,9 +176,12 @@ impl SourceDecoder {
 
     /// A declared string with a lone surrogate makes the whole record malformed.
     fn whole_strings(&self, raws: &[Raw<'_>]) -> Result<(), Refusal> {
-        let strings = self.source.fields.iter().zip(&self.slots).filter_map(|(field, slot)| {
-            (field.scalar == ScalarType::String).then_some(*slot).flatten()
-        });
+        let strings = self
+            .source
+            .fields
+            .iter()
+            .zip(&self.slots)
+            .filter_map(|(field, slot)| (field.scalar == ScalarType::String).then_some(*slot).flatten());
         for slot in strings.chain(self.id_slot) {
             if let Raw::Text(text, true) = raws[slot]
                 && unescape(text).is_none()

@@ -166,8 +166,7 @@ impl<'a> Scanner<'a, '_> {
         if children.is_empty() {
             return None;
         }
-        let key: Cow<'_, str> =
-            if has_escape { Cow::Owned(unescape(key)?) } else { Cow::Borrowed(key) };
+        let key: Cow<'_, str> = if has_escape { Cow::Owned(unescape(key)?) } else { Cow::Borrowed(key) };
         let child = children.iter().find(|(k, _)| **k == *key).map(|(_, n)| *n)?;
         for slot in &self.paths.nodes[child].below {
             self.out[*slot] = Raw::Missing;
@@ -311,9 +310,8 @@ impl<'a> Scanner<'a, '_> {
         while let Some(chunk) = self.bytes[self.at..].first_chunk::<8>() {
             let x = u64::from_le_bytes(*chunk);
             let control = x.wrapping_sub(ONES * 0x20) & !x & HIGH;
-            let special = has_zero(x ^ (ONES * u64::from(b'"')))
-                | has_zero(x ^ (ONES * u64::from(b'\\')))
-                | control;
+            let special =
+                has_zero(x ^ (ONES * u64::from(b'"'))) | has_zero(x ^ (ONES * u64::from(b'\\'))) | control;
             if special != 0 {
                 self.at += (special.trailing_zeros() / 8) as usize;
                 return;
@@ -400,7 +398,10 @@ mod tests {
         let paths = paths(&["a.b", "a", "c", "a.d"]);
         let mut out = Vec::new();
         for (text, want) in [
-            (r#"{"a":{"b":1},"c":"x"}"#, [Raw::Number("1"), Raw::Container, Raw::Text("x", false), Raw::Missing]),
+            (
+                r#"{"a":{"b":1},"c":"x"}"#,
+                [Raw::Number("1"), Raw::Container, Raw::Text("x", false), Raw::Missing],
+            ),
             (r#"{"a":{"b":1},"a":{"d":null}}"#, [Raw::Missing, Raw::Container, Raw::Missing, Raw::Null]),
             (r#"{"a":{"b":1},"a":2}"#, [Raw::Missing, Raw::Number("2"), Raw::Missing, Raw::Missing]),
             (r#"{"\u0061":{"b":true}}"#, [Raw::Bool(true), Raw::Container, Raw::Missing, Raw::Missing]),
@@ -418,9 +419,26 @@ mod tests {
         assert!(paths.scan(deep(63).as_bytes(), &mut Vec::new()).is_ok());
         let too_deep = deep(64);
         for text in [
-            "", "[]", "1", "{", "{}x", "\u{feff}{}", "{\"a\":01}", "{\"a\":1.}", "{\"a\":.5}",
-            "{\"a\":+1}", "{\"a\":NaN}", "{\"a\":\"\n\"}", "{\"a\":\"\\x\"}", "{\"a\" 1}",
-            "{\"a\":1,}", "{a:1}", "{\"a\":tru}", "{\"a\":\"\\u12\"}", "{}{}", &too_deep,
+            "",
+            "[]",
+            "1",
+            "{",
+            "{}x",
+            "\u{feff}{}",
+            "{\"a\":01}",
+            "{\"a\":1.}",
+            "{\"a\":.5}",
+            "{\"a\":+1}",
+            "{\"a\":NaN}",
+            "{\"a\":\"\n\"}",
+            "{\"a\":\"\\x\"}",
+            "{\"a\" 1}",
+            "{\"a\":1,}",
+            "{a:1}",
+            "{\"a\":tru}",
+            "{\"a\":\"\\u12\"}",
+            "{}{}",
+            &too_deep,
         ] {
             assert!(paths.scan(text.as_bytes(), &mut Vec::new()).is_err(), "{text}");
         }

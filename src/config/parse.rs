@@ -5,8 +5,8 @@ use jiff::tz::TimeZone;
 use crate::model::{ScalarType, key::KEY_BYTES_MAX, time};
 
 use super::definitions::{
-    Definitions, EntityDef, EventTimeDef, ExprText, FieldDef, FieldOrigin, GroupDef, Named,
-    NowRule, OnDemandDef, RequestDef, SourceDef, TimeFormat,
+    Definitions, EntityDef, EventTimeDef, ExprText, FieldDef, FieldOrigin, GroupDef, Named, NowRule,
+    OnDemandDef, RequestDef, SourceDef, TimeFormat,
 };
 use super::parse_feature::{FEATURE_KEYS_COMMON, feature};
 use super::reader::{Fields, Mistakes, entries};
@@ -76,7 +76,8 @@ fn unique<T>(
 ) -> bool {
     let first = known.iter().map(name_and_place).find(|(name, _)| **name == key.name);
     if let Some((_, place)) = first {
-        let message = format!("{what} `{}` is defined twice; expected once (first on line {})", key.name, place.line);
+        let message =
+            format!("{what} `{}` is defined twice; expected once (first on line {})", key.name, place.line);
         mistakes.push(key.place, message);
     }
     first.is_none()
@@ -88,7 +89,9 @@ pub(super) fn name_rule(key: &Key, mistakes: &mut Mistakes) {
     let starts = name.bytes().next().is_some_and(|b| b.is_ascii_lowercase());
     let rest = name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
     if !starts || !rest || name.len() > NAME_MAX {
-        let message = format!("`{name}` is no name; expected a lower-case letter, then lower-case letters, digits or _, at most {NAME_MAX} in all");
+        let message = format!(
+            "`{name}` is no name; expected a lower-case letter, then lower-case letters, digits or _, at most {NAME_MAX} in all"
+        );
         mistakes.push(key.place, message);
     }
 }
@@ -101,7 +104,8 @@ pub(super) fn expr_text(fields: &Fields<'_>, key: &str, mistakes: &mut Mistakes)
 
 fn scalar_type(fields: &Fields<'_>, what: &str, mistakes: &mut Mistakes) -> Option<ScalarType> {
     if !fields.has("type") {
-        let message = format!("{what} has no `type`; expected one of string, int64, float64, bool, timestamp");
+        let message =
+            format!("{what} has no `type`; expected one of string, int64, float64, bool, timestamp");
         mistakes.push(fields.place, message);
         return None;
     }
@@ -144,7 +148,8 @@ fn entity(key: &Key, node: &Node, mistakes: &mut Mistakes) -> Option<EntityDef> 
         return None;
     };
     if types.len() != names.len() {
-        let message = format!("{what} has {} join keys and {} types; expected one type each", names.len(), types.len());
+        let message =
+            format!("{what} has {} join keys and {} types; expected one type each", names.len(), types.len());
         mistakes.push(fields.place_of("type"), message);
         return None;
     }
@@ -160,8 +165,19 @@ fn request(key: &Key, node: &Node, mistakes: &mut Mistakes) -> Option<RequestDef
 }
 
 const SOURCE_KEYS: [&str; 13] = [
-    "topic", "format", "key", "event_time", "grace", "max_ahead", "max_event_bytes", "late",
-    "tombstones", "event_id", "null_values", "fields", "validate",
+    "topic",
+    "format",
+    "key",
+    "event_time",
+    "grace",
+    "max_ahead",
+    "max_event_bytes",
+    "late",
+    "tombstones",
+    "event_id",
+    "null_values",
+    "fields",
+    "validate",
 ];
 
 fn source(key: &Key, node: &Node, mistakes: &mut Mistakes) -> Option<SourceDef> {
@@ -169,22 +185,23 @@ fn source(key: &Key, node: &Node, mistakes: &mut Mistakes) -> Option<SourceDef> 
     let fields = Fields::of(node, key.place, &what, &SOURCE_KEYS, mistakes)?;
     let topic = fields.text("topic", mistakes).unwrap_or_else(|| key.name.clone());
     if !is_topic(&topic) {
-        let message = format!("`{topic}` is no topic name; expected letters, digits, `.`, `_` and `-`, at most 249");
+        let message =
+            format!("`{topic}` is no topic name; expected letters, digits, `.`, `_` and `-`, at most 249");
         mistakes.push(fields.place_of("topic"), message);
     }
     fields.choice("format", &[("json", ())], mistakes);
-    let record_key = fields.names("key", mistakes).map(|names| {
-        names.into_iter().map(|(value, place)| Named { value, place }).collect()
-    });
+    let record_key = fields
+        .names("key", mistakes)
+        .map(|names| names.into_iter().map(|(value, place)| Named { value, place }).collect());
     let event_time = event_time(&fields, &what, mistakes);
     let late = fields.choice("late", &[("drop", false), ("dead_letter", true)], mistakes);
-    let tombstones =
-        fields.choice("tombstones", &[("dead_letter", false), ("ignore", true)], mistakes);
+    let tombstones = fields.choice("tombstones", &[("dead_letter", false), ("ignore", true)], mistakes);
     let max_event_bytes = fields.bytes("max_event_bytes", mistakes).unwrap_or(1 << 20);
     if max_event_bytes > 1 << 30 {
         mistakes.push(fields.place_of("max_event_bytes"), "`max_event_bytes` is over 1GiB; expected less");
     }
-    let event_id = fields.text("event_id", mistakes).and_then(|p| path(&p, fields.place_of("event_id"), mistakes));
+    let event_id =
+        fields.text("event_id", mistakes).and_then(|p| path(&p, fields.place_of("event_id"), mistakes));
     let null_values = match fields.get("null_values") {
         None => vec![String::new()],
         Some(node) => match &node.kind {
@@ -257,7 +274,8 @@ fn event_time(source: &Fields<'_>, what: &str, mistakes: &mut Mistakes) -> Optio
     match node.text() {
         Some(text) if text == "record" => return Some(EventTimeDef::Record),
         Some(text) => {
-            let message = format!("`event_time: {text}` is no rule; expected `record` or {{ path: …, format: … }}");
+            let message =
+                format!("`event_time: {text}` is no rule; expected `record` or {{ path: …, format: … }}");
             mistakes.push(node.place, message);
             return None;
         }
@@ -295,8 +313,7 @@ pub(super) fn zone_rule(zone: &str, place: Place, mistakes: &mut Mistakes) {
     }
 }
 
-const FIELD_KEYS: [&str; 8] =
-    ["path", "type", "nullable", "coerce", "max_bytes", "format", "zone", "expr"];
+const FIELD_KEYS: [&str; 8] = ["path", "type", "nullable", "coerce", "max_bytes", "format", "zone", "expr"];
 
 fn source_fields(source: &Fields<'_>, mistakes: &mut Mistakes) -> Vec<FieldDef> {
     let Some(node) = source.get("fields") else {
@@ -306,7 +323,8 @@ fn source_fields(source: &Fields<'_>, mistakes: &mut Mistakes) -> Vec<FieldDef> 
     for (key, node) in entries(node, "`fields`", mistakes).unwrap_or_default() {
         name_rule(key, mistakes);
         if key.name == "event_time" {
-            mistakes.push(key.place, "`event_time` is a field of every source already; expected another name");
+            mistakes
+                .push(key.place, "`event_time` is a field of every source already; expected another name");
             continue;
         }
         if let Some(def) = source_field(key, node, mistakes) {
@@ -336,7 +354,10 @@ fn source_field(key: &Key, node: &Node, mistakes: &mut Mistakes) -> Option<Field
             ("zone", ScalarType::Timestamp),
         ] {
             if fields.has(option) && scalar.is_some_and(|s| s != wanted) {
-                let message = format!("`{option}` goes with `type: {}` only; expected another type or no `{option}`", wanted.name());
+                let message = format!(
+                    "`{option}` goes with `type: {}` only; expected another type or no `{option}`",
+                    wanted.name()
+                );
                 mistakes.push(fields.place_of(option), message);
             }
         }
@@ -352,8 +373,18 @@ fn source_field(key: &Key, node: &Node, mistakes: &mut Mistakes) -> Option<Field
 }
 
 const GROUP_KEYS: [&str; 12] = [
-    "version", "entity", "source", "keys", "where", "now", "history", "ttl", "features",
-    "on_demand", "description", "owner",
+    "version",
+    "entity",
+    "source",
+    "keys",
+    "where",
+    "now",
+    "history",
+    "ttl",
+    "features",
+    "on_demand",
+    "description",
+    "owner",
 ];
 
 fn group(key: &Key, node: &Node, mistakes: &mut Mistakes) -> Option<GroupDef> {
@@ -393,7 +424,10 @@ fn group(key: &Key, node: &Node, mistakes: &mut Mistakes) -> Option<GroupDef> {
         for (key, node) in entries(node, "`on_demand`", mistakes).unwrap_or_default() {
             name_rule(key, mistakes);
             if let Some(first) = features.iter().find(|f| f.name == key.name) {
-                let message = format!("feature `{}` is defined twice; expected once (first on line {})", key.name, first.place.line);
+                let message = format!(
+                    "feature `{}` is defined twice; expected once (first on line {})",
+                    key.name, first.place.line
+                );
                 mistakes.push(key.place, message);
             }
             on_demand.extend(on_demand_feature(key, node, mistakes));

@@ -11,9 +11,29 @@ use super::yaml::{Key, Kind, Node};
 pub(super) const FEATURE_KEYS_COMMON: [&str; 2] = ["description", "owner"];
 
 const FEATURE_KEYS: [&str; 23] = [
-    "aggregate", "of", "where", "window", "edge", "hop", "since", "zone", "session", "max",
-    "default", "ttl", "k", "limit", "q", "bounds", "per", "half_life", "gap", "exact_limit",
-    "description", "owner", "source",
+    "aggregate",
+    "of",
+    "where",
+    "window",
+    "edge",
+    "hop",
+    "since",
+    "zone",
+    "session",
+    "max",
+    "default",
+    "ttl",
+    "k",
+    "limit",
+    "q",
+    "bounds",
+    "per",
+    "half_life",
+    "gap",
+    "exact_limit",
+    "description",
+    "owner",
+    "source",
 ];
 
 /// Keys that belong to some aggregates only.
@@ -108,12 +128,7 @@ fn quantile(aggregate: Aggregate, fields: &Fields<'_>, what: &str, mistakes: &mu
     q
 }
 
-fn bounds(
-    aggregate: Aggregate,
-    fields: &Fields<'_>,
-    what: &str,
-    mistakes: &mut Mistakes,
-) -> Vec<f64> {
+fn bounds(aggregate: Aggregate, fields: &Fields<'_>, what: &str, mistakes: &mut Mistakes) -> Vec<f64> {
     if aggregate != Aggregate::Histogram {
         return Vec::new();
     }
@@ -159,8 +174,7 @@ fn window(
     span: Millis,
     mistakes: &mut Mistakes,
 ) -> Option<WindowDef> {
-    let named: Vec<&str> =
-        ["window", "since", "session"].into_iter().filter(|k| fields.has(k)).collect();
+    let named: Vec<&str> = ["window", "since", "session"].into_iter().filter(|k| fields.has(k)).collect();
     let names_none = match aggregate {
         Aggregate::DecayedSum | Aggregate::DecayedCount => Some(WindowDef::Lifetime),
         Aggregate::SessionDuration => {
@@ -171,7 +185,8 @@ fn window(
     if let Some(window) = names_none {
         for key in named.into_iter().chain(["edge", "hop", "zone"]) {
             if fields.has(key) {
-                let message = format!("`{key}` does not go with `{}`; expected it left out", aggregate.name());
+                let message =
+                    format!("`{key}` does not go with `{}`; expected it left out", aggregate.name());
                 mistakes.push(fields.place_of(key), message);
             }
         }
@@ -200,7 +215,8 @@ fn window(
         }
     }
     if aggregate == Aggregate::Rate && named[0] != "window" {
-        mistakes.push(fields.place_of(named[0]), "`rate` needs a fixed window; expected `window: <duration>`");
+        mistakes
+            .push(fields.place_of(named[0]), "`rate` needs a fixed window; expected `window: <duration>`");
         return None;
     }
     match named[0] {
@@ -217,7 +233,11 @@ fn session_max(fields: &Fields<'_>, gap: Millis, mistakes: &mut Mistakes) -> Mil
     let max = fields.positive_duration("max", mistakes).unwrap_or(time::DAY);
     if max < gap {
         let place = if fields.has("max") { fields.place_of("max") } else { fields.place };
-        let message = format!("the session's `max` ({}) is shorter than its gap; expected at least {}", time::format_duration(max), time::format_duration(gap));
+        let message = format!(
+            "the session's `max` ({}) is shorter than its gap; expected at least {}",
+            time::format_duration(max),
+            time::format_duration(gap)
+        );
         mistakes.push(place, message);
     }
     max
@@ -263,11 +283,15 @@ fn fixed(
         return Some(WindowDef::Sliding { length, tile: None });
     }
     let Some(tile) = tile_width(length) else {
-        mistakes.push(fields.place_of("edge"), "`edge: tile` on a window under 1000s; expected `edge: exact`");
+        mistakes
+            .push(fields.place_of("edge"), "`edge: tile` on a window under 1000s; expected `edge: exact`");
         return None;
     };
     if aggregate == Aggregate::SessionCount && tile > span {
-        let message = format!("`session_count` in tiles of {}, wider than its gap; expected `edge: exact` or a longer gap", time::format_duration(tile));
+        let message = format!(
+            "`session_count` in tiles of {}, wider than its gap; expected `edge: exact` or a longer gap",
+            time::format_duration(tile)
+        );
         mistakes.push(fields.place_of("window"), message);
     }
     Some(WindowDef::Sliding { length, tile: Some(tile) })

@@ -110,7 +110,8 @@ impl<'a> Fields<'a> {
         let text = node.text().unwrap_or_default();
         let duration = time::parse_duration(&text);
         if duration.is_none() {
-            let message = format!("`{key}: {text}` is no duration; expected one like 250ms, 10s, 5m, 24h or 7d");
+            let message =
+                format!("`{key}: {text}` is no duration; expected one like 250ms, 10s, 5m, 24h or 7d");
             mistakes.push(node.place, message);
         }
         duration
@@ -172,12 +173,7 @@ impl<'a> Fields<'a> {
     }
 
     /// One of a few words.
-    pub fn choice<T: Copy>(
-        &self,
-        key: &str,
-        choices: &[(&str, T)],
-        mistakes: &mut Mistakes,
-    ) -> Option<T> {
+    pub fn choice<T: Copy>(&self, key: &str, choices: &[(&str, T)], mistakes: &mut Mistakes) -> Option<T> {
         let node = self.get(key)?;
         let text = node.text().unwrap_or_else(|| node.kind_name().to_owned());
         if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == text) {
@@ -217,11 +213,7 @@ impl<'a> Fields<'a> {
 }
 
 /// The entries of a mapping; nothing at all is an empty one.
-pub fn entries<'a>(
-    node: &'a Node,
-    what: &str,
-    mistakes: &mut Mistakes,
-) -> Option<&'a [(Key, Node)]> {
+pub fn entries<'a>(node: &'a Node, what: &str, mistakes: &mut Mistakes) -> Option<&'a [(Key, Node)]> {
     match &node.kind {
         Kind::Map(entries) => Some(entries),
         Kind::Null => Some(&[]),

@@ -164,29 +164,34 @@ impl Settings {
         }
     }
 
-    fn read(
-        root: &Node,
-        path: &Path,
-        mistakes: &mut Mistakes,
-        origins: &[(String, String)],
-    ) -> Option<Self> {
+    fn read(root: &Node, path: &Path, mistakes: &mut Mistakes, origins: &[(String, String)]) -> Option<Self> {
         let place = Place { file: 0, line: 1, column: 1 };
         let empty = Node { place, kind: Kind::Null };
         let top_keys = [
-            "app", "definitions", "data_dir", "log", "listen", "memory", "checkpoint_interval",
-            "commit_interval", "workers", "limits",
+            "app",
+            "definitions",
+            "data_dir",
+            "log",
+            "listen",
+            "memory",
+            "checkpoint_interval",
+            "commit_interval",
+            "workers",
+            "limits",
         ];
         let top = Fields::of(root, place, "the configuration", &top_keys, mistakes)?;
         let section = |key: &str, within: &Fields<'_>| within.get(key).cloned().unwrap_or(empty.clone());
         let (log, listen, limits) = (section("log", &top), section("listen", &top), section("limits", &top));
         let log = Fields::of(&log, top.place_of("log"), "`log`", &["embedded", "kafka"], mistakes)?;
-        let kafka = if log.has("kafka") { kafka_settings(&section("kafka", &log), &log, mistakes) } else { None };
+        let kafka =
+            if log.has("kafka") { kafka_settings(&section("kafka", &log), &log, mistakes) } else { None };
         let embedded = section("embedded", &log);
         let known = ["partitions", "fsync", "retention"];
         let embedded = Fields::of(&embedded, top.place_of("log"), "`log.embedded`", &known, mistakes)?;
         let retention = section("retention", &embedded);
         let retention = Fields::of(&retention, place, "`retention`", &["time", "bytes"], mistakes)?;
-        let listen = Fields::of(&listen, top.place_of("listen"), "`listen`", &["rest", "grpc", "operate"], mistakes)?;
+        let listen =
+            Fields::of(&listen, top.place_of("listen"), "`listen`", &["rest", "grpc", "operate"], mistakes)?;
         let known = ["append_body", "request_entities", "request_features", "in_flight"];
         let limits = Fields::of(&limits, top.place_of("limits"), "`limits`", &known, mistakes)?;
         let folder = path.parent().map_or_else(PathBuf::new, Path::to_owned);
@@ -202,9 +207,8 @@ impl Settings {
         if memory < MEMORY_MIN {
             mistakes.push(top.place_of("memory"), "`memory` is too small; expected at least 64MiB");
         }
-        let millis = |d: Option<Millis>, default: u64| {
-            Duration::from_millis(d.map_or(default, |d| d.unsigned_abs()))
-        };
+        let millis =
+            |d: Option<Millis>, default: u64| Duration::from_millis(d.map_or(default, |d| d.unsigned_abs()));
         let count = |key: &str, default: usize, mistakes: &mut Mistakes| {
             limits.int(key, 1..=i64::MAX, mistakes).map_or(default, |n| n as usize)
         };
@@ -261,7 +265,8 @@ fn kafka_settings(node: &Node, log: &Fields<'_>, mistakes: &mut Mistakes) -> Opt
             for (key, value) in entries {
                 match value.text() {
                     Some(text) => properties.push((key.name.clone(), text)),
-                    None => mistakes.push(key.place, format!("property `{}` is no text; expected one value", key.name)),
+                    None => mistakes
+                        .push(key.place, format!("property `{}` is no text; expected one value", key.name)),
                 }
             }
         }
@@ -272,13 +277,8 @@ fn kafka_settings(node: &Node, log: &Fields<'_>, mistakes: &mut Mistakes) -> Opt
 }
 
 /// Every key with its value as text and its origin.
-fn shown_origins(
-    root: &Node,
-    path: &Path,
-    origins: &[(String, String)],
-) -> Vec<(String, String, String)> {
-    KEYS
-        .iter()
+fn shown_origins(root: &Node, path: &Path, origins: &[(String, String)]) -> Vec<(String, String, String)> {
+    KEYS.iter()
         .map(|(key, default)| {
             let overlay = origins.iter().rev().find(|(k, _)| k == key);
             let (shown, origin) = match find(root, key) {

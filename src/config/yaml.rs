@@ -115,7 +115,13 @@ impl Node {
 /// # Errors
 /// The mistakes that keep it from being a tree: ill-formed YAML, repeated keys, excess.
 pub fn parse(text: &str, file: usize) -> Result<Node, Vec<Mistake>> {
-    let mut builder = Builder { file, events: Parser::new_from_str(text), nodes: 0, anchors: HashMap::new(), mistakes: Vec::new() };
+    let mut builder = Builder {
+        file,
+        events: Parser::new_from_str(text),
+        nodes: 0,
+        anchors: HashMap::new(),
+        mistakes: Vec::new(),
+    };
     let root = builder.document().map_err(|m| vec![tab(text, file).unwrap_or(m)])?;
     if builder.mistakes.is_empty() { Ok(root) } else { Err(builder.mistakes) }
 }
@@ -291,11 +297,10 @@ fn plain(text: String) -> Kind {
         return Kind::Int(n);
     }
     let starts = digits.bytes().next().is_some_and(|b| b.is_ascii_digit() || b == b'.');
-    let is_numeric = starts && digits.bytes().any(|b| b.is_ascii_digit())
+    let is_numeric = starts
+        && digits.bytes().any(|b| b.is_ascii_digit())
         && digits.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
-    if is_numeric
-        && let Ok(x) = text.parse::<f64>()
-    {
+    if is_numeric && let Ok(x) = text.parse::<f64>() {
         return Kind::Float(x);
     }
     let is_one_line = !text.contains('\n');

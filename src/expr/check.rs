@@ -165,8 +165,8 @@ impl Checker<'_> {
         let mut item_type = Type::Null;
         for item in items {
             let typed = self.check(item)?;
-            item_type = unify(item_type, typed.1)
-                .ok_or_else(|| mismatch(item, &item_type.name(), typed.1))?;
+            item_type =
+                unify(item_type, typed.1).ok_or_else(|| mismatch(item, &item_type.name(), typed.1))?;
             ops.push(typed);
         }
         let scalar = match item_type {
@@ -192,9 +192,7 @@ impl Checker<'_> {
                 Ok((if op == Binary::And { Op::And(a, b) } else { Op::Or(a, b) }, BOOL))
             }
             Binary::In => self.membership(a, b),
-            Binary::Add | Binary::Sub | Binary::Mul | Binary::Div | Binary::Rem => {
-                self.arithmetic(op, a, b)
-            }
+            Binary::Add | Binary::Sub | Binary::Mul | Binary::Div | Binary::Rem => self.arithmetic(op, a, b),
             _ => self.comparison(node, op, a, b),
         }
     }
@@ -206,8 +204,8 @@ impl Checker<'_> {
                 let is_empty = matches!(&list_op.0, Op::Constant(Value::List(v))
                     if v.iter().all(Value::is_null));
                 let wanted = if is_empty { item_op.1 } else { Type::Scalar(scalar) };
-                let both = unify(item_op.1, wanted)
-                    .ok_or_else(|| mismatch(item, scalar.name(), item_op.1))?;
+                let both =
+                    unify(item_op.1, wanted).ok_or_else(|| mismatch(item, scalar.name(), item_op.1))?;
                 let list_type = match both {
                     Type::Scalar(s) => Type::List(s),
                     _ => list_op.1,
@@ -255,13 +253,7 @@ impl Checker<'_> {
         }
     }
 
-    fn comparison(
-        &mut self,
-        node: &Node,
-        op: Binary,
-        a: &Node,
-        b: &Node,
-    ) -> Result<Typed, ExprError> {
+    fn comparison(&mut self, node: &Node, op: Binary, a: &Node, b: &Node) -> Result<Typed, ExprError> {
         let (left, right) = (self.check(a)?, self.check(b)?);
         let comparison = match op {
             Binary::Eq => Comparison::Eq,
@@ -356,8 +348,7 @@ impl Checker<'_> {
             "exp" => (Function::Exp, FLOAT, FLOAT),
             _ => (Function::Pow, FLOAT, FLOAT),
         };
-        let ops: Result<Vec<Op>, ExprError> =
-            args.iter().map(|a| self.expect(a, argument)).collect();
+        let ops: Result<Vec<Op>, ExprError> = args.iter().map(|a| self.expect(a, argument)).collect();
         Ok((Op::Call(function, ops?), result))
     }
 
@@ -410,8 +401,9 @@ impl Checker<'_> {
         let at = self.expect(&args[0], TIMESTAMP)?;
         let zone = match args.get(1).map(|n| (&n.ast, n)) {
             None => TimeZone::UTC,
-            Some((Ast::Str(name), node)) => TimeZone::get(name)
-                .map_err(|_| wrong(node, format!("unknown time zone `{name}`")))?,
+            Some((Ast::Str(name), node)) => {
+                TimeZone::get(name).map_err(|_| wrong(node, format!("unknown time zone `{name}`")))?
+            }
             Some((_, node)) => return Err(wrong(node, "the zone must be a string literal")),
         };
         Ok((Op::Calendar(field, Box::new(at), zone), INT))

@@ -214,7 +214,11 @@ pub(super) fn order(a: &Val<'_>, b: &Val<'_>) -> Option<Ordering> {
         (Val::Str(a), Val::Str(b)) => a.as_bytes().cmp(b.as_bytes()),
         (Val::Bool(a), Val::Bool(b)) => a.cmp(b),
         (Val::List(a), Val::List(b)) => {
-            if a == b { Ordering::Equal } else { Ordering::Less }
+            if a == b {
+                Ordering::Equal
+            } else {
+                Ordering::Less
+            }
         }
         _ => return None,
     })

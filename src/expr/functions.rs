@@ -49,9 +49,7 @@ pub(super) fn call<'a>(function: Function, nodes: &'a [Node], vars: &'a [Val<'a>
         (Function::Size, Val::List(items), _) => Val::Int(items.len() as i64),
         (Function::Size, Val::Map(entries), _) => Val::Int(entries.len() as i64),
         (Function::Contains, Val::Str(a), Some(Val::Str(b))) => Val::Bool(a.contains(b.as_ref())),
-        (Function::StartsWith, Val::Str(a), Some(Val::Str(b))) => {
-            Val::Bool(a.starts_with(b.as_ref()))
-        }
+        (Function::StartsWith, Val::Str(a), Some(Val::Str(b))) => Val::Bool(a.starts_with(b.as_ref())),
         (Function::EndsWith, Val::Str(a), Some(Val::Str(b))) => Val::Bool(a.ends_with(b.as_ref())),
         (Function::Lower, Val::Str(s), _) => Val::Str(Cow::Owned(s.to_lowercase())),
         (Function::Upper, Val::Str(s), _) => Val::Str(Cow::Owned(s.to_uppercase())),
@@ -97,8 +95,8 @@ fn to_double(value: Val<'_>) -> Val<'_> {
         Val::Float(x) => Val::Float(x),
         Val::Str(s) => {
             let text = s.trim();
-            let is_number = !text.is_empty()
-                && text.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
+            let is_number =
+                !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
             match decimal::float64(text) {
                 Some(x) if is_number => Val::Float(x),
                 _ => null(NullCause::Domain),

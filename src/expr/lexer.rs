@@ -19,8 +19,8 @@ pub(super) struct Spanned {
 }
 
 const SYMBOLS: [&str; 24] = [
-    "==", "!=", "<=", ">=", "&&", "||", "<", ">", "+", "-", "*", "/", "%", "!", "?", ":", "(", ")",
-    "[", "]", ",", ".", "{", "}",
+    "==", "!=", "<=", ">=", "&&", "||", "<", ">", "+", "-", "*", "/", "%", "!", "?", ":", "(", ")", "[", "]",
+    ",", ".", "{", "}",
 ];
 
 pub(super) fn tokens(text: &str) -> Result<Vec<Spanned>, ExprError> {
@@ -69,11 +69,9 @@ fn number(text: &str, start: usize) -> Result<(Token, usize), ExprError> {
     };
     let wrong = |message: &str| ExprError { at: start, message: message.to_owned() };
     if text[start..].starts_with("0x") {
-        let end = (start + 2..bytes.len())
-            .find(|i| !bytes[*i].is_ascii_hexdigit())
-            .unwrap_or(bytes.len());
-        let n = i64::from_str_radix(&text[start + 2..end], 16)
-            .map_err(|_| wrong("not a hexadecimal int64"))?;
+        let end = (start + 2..bytes.len()).find(|i| !bytes[*i].is_ascii_hexdigit()).unwrap_or(bytes.len());
+        let n =
+            i64::from_str_radix(&text[start + 2..end], 16).map_err(|_| wrong("not a hexadecimal int64"))?;
         return Ok((Token::Int(n), end));
     }
     let mut end = digits(start);

@@ -120,10 +120,7 @@ impl Parser {
         Err(self.wrong(format!("expected `{symbol}`, found {}", shown(self.peek()))))
     }
 
-    fn deeper<T>(
-        &mut self,
-        parse: impl FnOnce(&mut Self) -> Result<T, ExprError>,
-    ) -> Result<T, ExprError> {
+    fn deeper<T>(&mut self, parse: impl FnOnce(&mut Self) -> Result<T, ExprError>) -> Result<T, ExprError> {
         self.depth += 1;
         if self.depth > DEPTH_MAX {
             return Err(self.wrong(format!("nested deeper than {DEPTH_MAX} levels")));
@@ -157,8 +154,7 @@ impl Parser {
         let mut links = 0;
         loop {
             let at = self.at();
-            let Some((_, operator)) = operators.iter().find(|(symbol, _)| self.accept(symbol))
-            else {
+            let Some((_, operator)) = operators.iter().find(|(symbol, _)| self.accept(symbol)) else {
                 return Ok(left);
             };
             links += 1;

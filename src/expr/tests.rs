@@ -40,8 +40,7 @@ fn number(depth: u32) -> BoxedStrategy<String> {
             .prop_map(|(f, a)| format!("{f}({a})")),
         (prop::sample::select(vec!["min", "max", "coalesce"]), inner.clone(), inner.clone())
             .prop_map(|(f, a, b)| format!("{f}({a}, {b})")),
-        (truth(depth - 1), inner.clone(), inner.clone())
-            .prop_map(|(c, a, b)| format!("({c} ? {a} : {b})")),
+        (truth(depth - 1), inner.clone(), inner.clone()).prop_map(|(c, a, b)| format!("({c} ? {a} : {b})")),
         inner.prop_map(|a| format!("int({a})")),
         text(depth - 1).prop_map(|s| format!("size({s})")),
         prop::sample::select(vec!["hour", "weekday", "day", "month"])

@@ -75,9 +75,11 @@ impl Log for MemoryLog {
             .or_insert_with(|| (0..partitions).map(|_| Partition::default()).collect());
         if known.len() == partitions as usize {
             // Topics are always on the disk.
-            self.synced.lock().topics.entry(topic.to_owned()).or_insert_with(|| {
-                (0..partitions).map(|_| Partition::default()).collect()
-            });
+            self.synced
+                .lock()
+                .topics
+                .entry(topic.to_owned())
+                .or_insert_with(|| (0..partitions).map(|_| Partition::default()).collect());
             return Ok(());
         }
         Err(Error::invalid(format!("topic `{topic}` has {} partitions, not {partitions}", known.len())))

@@ -83,13 +83,8 @@ pub trait Log: Send + Sync {
     ///
     /// # Errors
     /// `from` was cut off, or the log cannot be read.
-    fn read(
-        &self,
-        topic: &str,
-        partition: u32,
-        from: Offset,
-        bytes_max: usize,
-    ) -> Result<Vec<Arc<LogBatch>>>;
+    fn read(&self, topic: &str, partition: u32, from: Offset, bytes_max: usize)
+    -> Result<Vec<Arc<LogBatch>>>;
 
     /// First offset that is still there.
     fn start_offset(&self, topic: &str, partition: u32) -> Offset;

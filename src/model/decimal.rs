@@ -68,8 +68,7 @@ fn exponent_of(bytes: &[u8]) -> i64 {
         _ => (1, bytes),
     };
     // A far exponent saturates: beyond it every non-zero number is out of range or below one.
-    let magnitude =
-        digits.iter().fold(0_i64, |n, b| (n * 10 + i64::from(*b - b'0')).min(1_000_000_000));
+    let magnitude = digits.iter().fold(0_i64, |n, b| (n * 10 + i64::from(*b - b'0')).min(1_000_000_000));
     sign * magnitude
 }
 

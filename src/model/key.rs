@@ -11,7 +11,6 @@ const PART_SEPARATOR: u8 = 0x1f;
 /// An entity value over this many bytes is no entity.
 pub const KEY_BYTES_MAX: usize = 1024;
 
-
 /// One part of an entity key, borrowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyPart<'a> {

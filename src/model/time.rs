@@ -51,9 +51,8 @@ pub fn parse_rfc3339(text: &str, zone: Option<&TimeZone>) -> Option<Millis> {
         return None;
     }
     let (millis, rest) = fraction(&b[19..])?;
-    let local = (days_from_civil(year, month, day) * 24 + hour) * HOUR
-        + (minute * 60 + second) * 1000
-        + millis;
+    let local =
+        (days_from_civil(year, month, day) * 24 + hour) * HOUR + (minute * 60 + second) * 1000 + millis;
     let offset = match rest {
         [b'Z' | b'z'] => 0,
         [sign @ (b'+' | b'-'), h1, h2, b':', m1, m2] => {
@@ -83,8 +82,7 @@ fn fraction(bytes: &[u8]) -> Option<(i64, &[u8])> {
     if n == 0 {
         return None;
     }
-    let millis = (0..3)
-        .fold(0, |m, i| m * 10 + if i < n { i64::from(digits[i] - b'0') } else { 0 });
+    let millis = (0..3).fold(0, |m, i| m * 10 + if i < n { i64::from(digits[i] - b'0') } else { 0 });
     Some((millis, &digits[n..]))
 }
 

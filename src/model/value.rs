@@ -129,9 +129,7 @@ impl Value {
             Self::Timestamp(t) => Json::String(super::time::format_rfc3339(*t)),
             Self::String(s) => Json::String(s.to_string()),
             Self::List(items) => items.iter().map(Self::to_json).collect(),
-            Self::Map(entries) => {
-                entries.iter().map(|(k, v)| (k.to_string(), v.to_json())).collect()
-            }
+            Self::Map(entries) => entries.iter().map(|(k, v)| (k.to_string(), v.to_json())).collect(),
         }
     }
 }

@@ -95,10 +95,9 @@ impl Feature {
                 vec![PartKind::SumInt]
             }
             Aggregate::Sum | Aggregate::Mean => vec![PartKind::SumFloat],
-            Aggregate::Variance
-            | Aggregate::Stddev
-            | Aggregate::VariancePop
-            | Aggregate::StddevPop => vec![PartKind::Moments],
+            Aggregate::Variance | Aggregate::Stddev | Aggregate::VariancePop | Aggregate::StddevPop => {
+                vec![PartKind::Moments]
+            }
             Aggregate::Min | Aggregate::Max => vec![PartKind::Extremes],
             Aggregate::Histogram => vec![PartKind::Histogram(self.bounds.clone())],
             Aggregate::TimeSinceFirst | Aggregate::TimeSinceLast => vec![PartKind::Times],
@@ -131,9 +130,7 @@ impl Feature {
             }
             Span::Since(calendar) => Some((calendar.start(now), now)),
             Span::Lifetime => Some((Millis::MIN, now)),
-            Span::Session { gap, max } => {
-                session(layout, timeline, self.series, now, *gap, *max)?
-            }
+            Span::Session { gap, max } => session(layout, timeline, self.series, now, *gap, *max)?,
         })
     }
 }
@@ -227,10 +224,7 @@ pub fn evaluate(
     let empty = vec![0; layout.partial_words];
     let mut answers = Vec::with_capacity(features.len());
     for (feature, range) in features.iter().zip(ranges) {
-        let words = passes
-            .iter()
-            .find(|p| Some(p.range) == range)
-            .map_or(&empty[..], |p| &p.words[..]);
+        let words = passes.iter().find(|p| Some(p.range) == range).map_or(&empty[..], |p| &p.words[..]);
         let reading = Reading { layout, timeline, feature, now, range, words };
         answers.push(reading.answer()?);
     }
@@ -329,10 +323,9 @@ impl Reading<'_> {
             | Aggregate::Median => return values::answer(self),
             _ if count == 0 => Value::Null,
             Aggregate::Mean => self.mean(),
-            Aggregate::Variance
-            | Aggregate::Stddev
-            | Aggregate::VariancePop
-            | Aggregate::StddevPop => self.deviation(),
+            Aggregate::Variance | Aggregate::Stddev | Aggregate::VariancePop | Aggregate::StddevPop => {
+                self.deviation()
+            }
             Aggregate::Min => self.extreme(0),
             Aggregate::Max => self.extreme(1),
             Aggregate::First => self.end(false)?,

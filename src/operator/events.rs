@@ -303,12 +303,7 @@ impl EventBuf {
         let (words, rest) = rest.split_at_checked(len * layout.stride() * 8)?;
         let (heap, rest) = rest.split_at_checked(heap)?;
         *bytes = rest;
-        let words = words
-            .as_chunks::<8>()
-            .0
-            .iter()
-            .map(|chunk| u64::from_le_bytes(*chunk))
-            .collect();
+        let words = words.as_chunks::<8>().0.iter().map(|chunk| u64::from_le_bytes(*chunk)).collect();
         Some(Self { words, heap: heap.to_vec() })
     }
 }

@@ -84,12 +84,7 @@ impl Layout {
 
     /// The index of the series over `column` and `flag` with `parts` in it; it is added, or given
     /// the parts that it lacks.
-    pub fn add_series(
-        &mut self,
-        column: Option<usize>,
-        flag: Option<usize>,
-        parts: Vec<PartKind>,
-    ) -> usize {
+    pub fn add_series(&mut self, column: Option<usize>, flag: Option<usize>, parts: Vec<PartKind>) -> usize {
         let known = self.series.iter().position(|s| s.column == column && s.flag == flag);
         let index = known.unwrap_or_else(|| {
             let series = Series { column, flag, count_at: 0, parts: Vec::new() };

@@ -146,7 +146,9 @@ pub fn merge_series(layout: &Layout, index: usize, words: &mut [u64], other: &[u
     words[at] = n + m;
     let times = series.part(&PartKind::Times);
     let (ours, theirs) = match times {
-        Some(t) => ((words[t] as Millis, words[t + 1] as Millis), (other[t] as Millis, other[t + 1] as Millis)),
+        Some(t) => {
+            ((words[t] as Millis, words[t + 1] as Millis), (other[t] as Millis, other[t + 1] as Millis))
+        }
         None => ((0, 0), (0, 0)),
     };
     for (part, at) in &series.parts {

@@ -18,10 +18,9 @@ pub(super) fn fold(feature: &Feature, windowed: &Windowed, now: i64) -> (Value, 
     let unscaled = match definition.aggregate {
         Aggregate::Sum => return sum(feature, values),
         Aggregate::Mean => return mean(values),
-        Aggregate::Variance
-        | Aggregate::Stddev
-        | Aggregate::VariancePop
-        | Aggregate::StddevPop => return deviation(definition.aggregate, values),
+        Aggregate::Variance | Aggregate::Stddev | Aggregate::VariancePop | Aggregate::StddevPop => {
+            return deviation(definition.aggregate, values);
+        }
         Aggregate::Percentile | Aggregate::Median => return percentile(definition.q, values),
         Aggregate::DecayedSum | Aggregate::DecayedCount => {
             return decayed(feature, windowed, now);

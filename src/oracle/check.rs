@@ -54,9 +54,8 @@ impl Shape {
             Value::String(_) => Self::String,
             Value::List(items) => {
                 let shapes = items.iter().map(Self::of_value);
-                let common = shapes.fold(Ok(Self::Null), |common: Result<Self, String>, shape| {
-                    unify(&common?, &shape)
-                });
+                let common = shapes
+                    .fold(Ok(Self::Null), |common: Result<Self, String>, shape| unify(&common?, &shape));
                 // A list of values that do not go together cannot be used by any expression.
                 Self::List(Box::new(common.unwrap_or(Self::Null)))
             }
@@ -66,10 +65,8 @@ impl Shape {
                 if shapes.all(|shape| shape == first) {
                     return Self::Map(Box::new(first));
                 }
-                let named = entries
-                    .iter()
-                    .map(|(name, value)| (name.to_string(), Self::of_value(value)))
-                    .collect();
+                let named =
+                    entries.iter().map(|(name, value)| (name.to_string(), Self::of_value(value))).collect();
                 Self::Record(named)
             }
         }
@@ -168,11 +165,7 @@ pub(super) fn compile_condition(source: &str, scope: &[(String, Shape)]) -> Resu
 }
 
 /// Compiles an expression whose type was declared.
-pub(super) fn compile_as(
-    source: &str,
-    scope: &[(String, Shape)],
-    shape: &Shape,
-) -> Result<Typed, String> {
+pub(super) fn compile_as(source: &str, scope: &[(String, Shape)], shape: &Shape) -> Result<Typed, String> {
     let typed = compile(source, scope)?;
     if unify(&typed.shape, shape).as_ref() != Ok(shape) {
         return Err(format!("`{source}` is {:?}, not {shape:?}", typed.shape));
@@ -185,9 +178,7 @@ fn check(syntax: &Syntax, scope: &[(String, Shape)]) -> Result<Typed, String> {
         Syntax::Literal(value) => {
             Ok(Typed { shape: Shape::of_value(value), form: Form::Literal(value.clone()) })
         }
-        Syntax::Name(name) => {
-            variable(name, scope).ok_or_else(|| format!("`{name}` is an unknown name"))
-        }
+        Syntax::Name(name) => variable(name, scope).ok_or_else(|| format!("`{name}` is an unknown name")),
         Syntax::Member(base, name) => check_member(base, name, scope),
         Syntax::Index(base, key) => check_index(check(base, scope)?, check(key, scope)?),
         Syntax::List(items) => check_list(items, scope),

@@ -44,8 +44,7 @@ pub(super) fn check_call(name: &str, arguments: Vec<Typed>) -> Result<Typed, Str
             let count = if name == "pow" { 2 } else { 1 };
             expect_count(name, &arguments, count, count)?;
             expect_shape(name, &arguments, &[Shape::Int, Shape::Float])?;
-            let widened =
-                arguments.into_iter().map(|argument| argument.widened(&Shape::Float)).collect();
+            let widened = arguments.into_iter().map(|argument| argument.widened(&Shape::Float)).collect();
             Ok(call(Shape::Float, name, widened))
         }
         "int" | "double" | "string" => check_conversion(name, arguments),
@@ -109,11 +108,8 @@ fn check_contains(arguments: Vec<Typed>) -> Result<Typed, String> {
     };
     let shape = unify(item, &arguments[1].shape)?;
     let shapes = [Shape::List(Box::new(shape.clone())), shape];
-    let widened = arguments
-        .into_iter()
-        .zip(&shapes)
-        .map(|(argument, shape)| argument.widened(shape))
-        .collect();
+    let widened =
+        arguments.into_iter().zip(&shapes).map(|(argument, shape)| argument.widened(shape)).collect();
     Ok(call(Shape::Bool, name, widened))
 }
 

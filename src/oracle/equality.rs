@@ -39,9 +39,9 @@ fn is_identical(ours: &Value, theirs: &Value) -> bool {
         }
         (Value::Map(left), Value::Map(right)) => {
             left.len() == right.len()
-                && left.iter().all(|(name, left)| {
-                    entry(right, name).is_some_and(|right| is_identical(left, right))
-                })
+                && left
+                    .iter()
+                    .all(|(name, left)| entry(right, name).is_some_and(|right| is_identical(left, right)))
         }
         _ => ours == theirs,
     }

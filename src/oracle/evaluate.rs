@@ -35,12 +35,8 @@ pub(super) fn evaluate(typed: &Typed, variables: &[Value]) -> Value {
         Form::Logic(deciding, left, right) => logic(*deciding, &value_of(left), &value_of(right)),
         Form::In(item, container) => is_in(&value_of(item), &value_of(container)),
         Form::IsNull(result, operand) => Value::Bool(value_of(operand).is_null() == *result),
-        Form::Compare(operator, left, right) => {
-            comparison(operator, &value_of(left), &value_of(right))
-        }
-        Form::Arithmetic(operator, left, right) => {
-            arithmetic(operator, &value_of(left), &value_of(right))
-        }
+        Form::Compare(operator, left, right) => comparison(operator, &value_of(left), &value_of(right)),
+        Form::Arithmetic(operator, left, right) => arithmetic(operator, &value_of(left), &value_of(right)),
         Form::Call(name, arguments) => {
             let arguments: Vec<Value> = arguments.iter().map(value_of).collect();
             functions::call(name, &arguments)
@@ -108,9 +104,7 @@ fn logic(deciding: bool, left: &Value, right: &Value) -> Value {
 fn is_in(item: &Value, container: &Value) -> Value {
     match container {
         Value::List(items) => Value::Bool(items.contains(item)),
-        Value::Map(entries) => {
-            Value::Bool(!item.is_null() && entry(entries, &text_of(item)).is_some())
-        }
+        Value::Map(entries) => Value::Bool(!item.is_null() && entry(entries, &text_of(item)).is_some()),
         _ => Value::Null,
     }
 }
@@ -135,9 +129,7 @@ fn arithmetic(operator: &str, left: &Value, right: &Value) -> Value {
             integer(operator, *left, *right).map_or(Value::Null, Value::Int)
         }
         (Value::Float(left), Value::Float(right)) => float(operator, *left, *right),
-        (Value::String(left), Value::String(right)) => {
-            Value::String(Arc::from(format!("{left}{right}")))
-        }
+        (Value::String(left), Value::String(right)) => Value::String(Arc::from(format!("{left}{right}"))),
         (Value::List(left), Value::List(right)) => {
             Value::List(left.iter().chain(right.iter()).cloned().collect())
         }

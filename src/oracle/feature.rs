@@ -29,16 +29,10 @@ pub(super) struct Feature {
 
 impl Feature {
     /// Compiles a feature over the variables of its group's source.
-    pub(super) fn new(
-        definition: &FeatureDef,
-        scope: &[(String, Shape)],
-    ) -> Result<Self, String> {
+    pub(super) fn new(definition: &FeatureDef, scope: &[(String, Shape)]) -> Result<Self, String> {
         let of = definition.of.as_ref().map(|of| compile(&of.text, scope)).transpose()?;
-        let filter = definition
-            .filter
-            .as_ref()
-            .map(|filter| compile_condition(&filter.text, scope))
-            .transpose()?;
+        let filter =
+            definition.filter.as_ref().map(|filter| compile_condition(&filter.text, scope)).transpose()?;
         let zone = match &definition.window {
             WindowDef::Since { zone, .. } => Some(time::zone(zone)?),
             _ => None,
@@ -85,11 +79,7 @@ impl Feature {
 fn shape_of(aggregate: Aggregate, of: Option<Shape>) -> Option<Shape> {
     Some(match aggregate {
         Aggregate::Count | Aggregate::Distinct | Aggregate::SessionCount => Shape::Int,
-        Aggregate::Sum
-        | Aggregate::Min
-        | Aggregate::Max
-        | Aggregate::First
-        | Aggregate::Last => of?,
+        Aggregate::Sum | Aggregate::Min | Aggregate::Max | Aggregate::First | Aggregate::Last => of?,
         Aggregate::LastK | Aggregate::DistinctValues => Shape::List(Box::new(of?)),
         Aggregate::TopK => {
             let entry = vec![("value".to_owned(), of?), ("count".to_owned(), Shape::Int)];
@@ -107,16 +97,11 @@ fn value_of(kind: &Kind, shape: &Shape) -> Option<Value> {
         (Shape::Bool, Kind::Bool(flag)) => Some(Value::Bool(*flag)),
         (Shape::Int, Kind::Int(number)) => Some(Value::Int(*number)),
         (Shape::Float, Kind::Int(number)) => Some(Value::Float(*number as f64)),
-        (Shape::Float, Kind::Float(number)) => {
-            number.is_finite().then_some(Value::Float(*number + 0.0))
-        }
+        (Shape::Float, Kind::Float(number)) => number.is_finite().then_some(Value::Float(*number + 0.0)),
         (Shape::String, Kind::Text { text, .. }) => Some(Value::from(text.as_str())),
-        (Shape::Timestamp, Kind::Text { text, .. }) => {
-            time::parse_rfc3339(text, None).map(Value::Timestamp)
-        }
+        (Shape::Timestamp, Kind::Text { text, .. }) => time::parse_rfc3339(text, None).map(Value::Timestamp),
         (Shape::List(item), Kind::List(nodes)) => {
-            let items: Option<Vec<Value>> =
-                nodes.iter().map(|node| value_of(&node.kind, item)).collect();
+            let items: Option<Vec<Value>> = nodes.iter().map(|node| value_of(&node.kind, item)).collect();
             items.map(|items| Value::List(items.into()))
         }
         (Shape::Map(_) | Shape::Record(_), Kind::Map(entries)) => {

@@ -74,11 +74,8 @@ impl Group {
             .as_ref()
             .map(|filter| compile_condition(&filter.text, &source.scope))
             .transpose()?;
-        let features: Result<Vec<Feature>, String> = definition
-            .features
-            .iter()
-            .map(|feature| Feature::new(feature, &source.scope))
-            .collect();
+        let features: Result<Vec<Feature>, String> =
+            definition.features.iter().map(|feature| Feature::new(feature, &source.scope)).collect();
         let features = features?;
         let longest = features
             .iter()
@@ -157,9 +154,7 @@ impl Group {
         let events = self.entities.get(&key).map(Vec::as_slice).unwrap_or_default();
         let past = events.partition_point(|event| event.time <= now);
         let newest = events[..past].last().map(|event| event.time);
-        let is_known = |time: &i64| {
-            self.reach.is_none_or(|reach| *time >= now.saturating_sub(reach))
-        };
+        let is_known = |time: &i64| self.reach.is_none_or(|reach| *time >= now.saturating_sub(reach));
         let Some(newest) = newest.filter(is_known) else {
             let empty = fold(feature, &Windowed::default(), now).0;
             return constant(feature.default.clone().unwrap_or(empty), "NOT_FOUND", 0);

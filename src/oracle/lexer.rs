@@ -19,8 +19,8 @@ pub(super) enum Token {
 
 /// Longer symbols come first, because the first one that fits is taken.
 const SYMBOLS: &[&str] = &[
-    "==", "!=", "<=", ">=", "&&", "||", "-", "+", "*", "/", "%", "!", "<", ">", "?", ":", ",",
-    ".", "(", ")", "[", "]",
+    "==", "!=", "<=", ">=", "&&", "||", "-", "+", "*", "/", "%", "!", "<", ">", "?", ":", ",", ".", "(", ")",
+    "[", "]",
 ];
 
 /// Splits `source` into tokens; the last one is [`Token::End`].
@@ -66,8 +66,7 @@ fn is_quote(character: char) -> bool {
 fn token(rest: &[char]) -> Result<(Token, usize), String> {
     let first = rest[0];
     let second = rest.get(1).copied();
-    if first.is_ascii_digit()
-        || (first == '.' && second.is_some_and(|character| character.is_ascii_digit()))
+    if first.is_ascii_digit() || (first == '.' && second.is_some_and(|character| character.is_ascii_digit()))
     {
         return number(rest);
     }
@@ -95,14 +94,13 @@ fn number(rest: &[char]) -> Result<(Token, usize), String> {
         let digits: String =
             rest.iter().skip(2).take_while(|character| character.is_ascii_hexdigit()).collect();
         if !digits.is_empty() {
-            let number = u64::from_str_radix(&digits, 16)
-                .map_err(|_| format!("0x{digits} is outside int64"))?;
+            let number =
+                u64::from_str_radix(&digits, 16).map_err(|_| format!("0x{digits} is outside int64"))?;
             return Ok((Token::Integer(number), digits.len() + 2));
         }
     }
-    let digits_from = |from: usize| {
-        rest.iter().skip(from).take_while(|character| character.is_ascii_digit()).count()
-    };
+    let digits_from =
+        |from: usize| rest.iter().skip(from).take_while(|character| character.is_ascii_digit()).count();
     let mut end = digits_from(0);
     let mut is_float = false;
     if rest.get(end) == Some(&'.') && digits_from(end + 1) > 0 {
@@ -119,8 +117,7 @@ fn number(rest: &[char]) -> Result<(Token, usize), String> {
     }
     let written: String = rest[..end].iter().collect();
     if !is_float {
-        let number: u64 =
-            written.parse().map_err(|_| format!("{written} is outside int64"))?;
+        let number: u64 = written.parse().map_err(|_| format!("{written} is outside int64"))?;
         return Ok((Token::Integer(number), end));
     }
     match written.parse::<f64>() {
@@ -150,8 +147,7 @@ fn triple_quoted(rest: &[char]) -> Option<&[char]> {
         return None;
     }
     let behind = &rest[3..];
-    let length =
-        behind.windows(3).position(|three| three.iter().all(|character| *character == quote))?;
+    let length = behind.windows(3).position(|three| three.iter().all(|character| *character == quote))?;
     Some(&behind[..length])
 }
 

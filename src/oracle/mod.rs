@@ -90,14 +90,10 @@ impl Oracle {
         if partitions == 0 {
             return Err("a topic has at least one partition".to_owned());
         }
-        let sources: Result<Vec<Source>, String> =
-            definitions.sources.iter().map(Source::new).collect();
+        let sources: Result<Vec<Source>, String> = definitions.sources.iter().map(Source::new).collect();
         let sources = sources?;
-        let groups: Result<Vec<Group>, String> = definitions
-            .groups
-            .iter()
-            .map(|group| Group::new(group, definitions, &sources))
-            .collect();
+        let groups: Result<Vec<Group>, String> =
+            definitions.groups.iter().map(|group| Group::new(group, definitions, &sources)).collect();
         Ok(Self { groups: groups?, sources, partitions, next_offsets: BTreeMap::new() })
     }
 
@@ -140,9 +136,7 @@ impl Oracle {
     /// The keys of all entities of a group, in ascending order.
     pub fn entities(&self, group: &str) -> Vec<Vec<Value>> {
         let found = self.group(group);
-        found
-            .map(|group| group.entities.keys().map(|key| key::values_of(key)).collect())
-            .unwrap_or_default()
+        found.map(|group| group.entities.keys().map(|key| key::values_of(key)).collect()).unwrap_or_default()
     }
 
     /// The greatest stream time of all partitions of the source that a group draws on.
@@ -190,21 +184,13 @@ pub fn evaluate_text(expression: &str, variables: &[(String, Value)]) -> Result<
 ///
 /// # Errors
 /// What is wrong with the expression.
-pub fn evaluate_typed(
-    expression: &str,
-    variables: &[(String, ScalarType, Value)],
-) -> Result<Value, String> {
-    let scope =
-        variables.iter().map(|(name, scalar, _)| (name.clone(), Shape::of_scalar(*scalar)));
+pub fn evaluate_typed(expression: &str, variables: &[(String, ScalarType, Value)]) -> Result<Value, String> {
+    let scope = variables.iter().map(|(name, scalar, _)| (name.clone(), Shape::of_scalar(*scalar)));
     let values: Vec<Value> = variables.iter().map(|(_, _, value)| value.clone()).collect();
     evaluate_in(expression, scope.collect(), &values)
 }
 
-fn evaluate_in(
-    expression: &str,
-    scope: Vec<(String, Shape)>,
-    values: &[Value],
-) -> Result<Value, String> {
+fn evaluate_in(expression: &str, scope: Vec<(String, Shape)>, values: &[Value]) -> Result<Value, String> {
     let typed = check::compile(expression, &scope)?;
     Ok(evaluate::evaluate(&typed, values))
 }

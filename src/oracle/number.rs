@@ -85,8 +85,7 @@ pub(super) fn scaled_floor(text: &str, shift: i64) -> Option<i128> {
 
 /// Length of the JSON number at the start of `bytes`.
 pub(super) fn json_number_length(bytes: &[u8]) -> Option<usize> {
-    let digits_from =
-        |from: usize| bytes.iter().skip(from).take_while(|byte| byte.is_ascii_digit()).count();
+    let digits_from = |from: usize| bytes.iter().skip(from).take_while(|byte| byte.is_ascii_digit()).count();
     let start = usize::from(bytes.first() == Some(&b'-'));
     let whole = if bytes.get(start) == Some(&b'0') { 1 } else { digits_from(start) };
     if whole == 0 {

@@ -151,8 +151,7 @@ impl Parser {
             Token::Integer(number) => {
                 let magnitude = i128::from(*number);
                 let signed = if is_negative { -magnitude } else { magnitude };
-                let integer =
-                    i64::try_from(signed).map_err(|_| format!("{signed} is outside int64"))?;
+                let integer = i64::try_from(signed).map_err(|_| format!("{signed} is outside int64"))?;
                 Value::Int(integer)
             }
             Token::Float(number) => {

@@ -19,8 +19,7 @@ struct Tally {
 
 /// The different values, ascending.
 fn tallies(windowed: &Windowed) -> Vec<Tally> {
-    let mut seen: Vec<(&Value, i64)> =
-        windowed.values.iter().zip(windowed.times.iter().copied()).collect();
+    let mut seen: Vec<(&Value, i64)> = windowed.values.iter().zip(windowed.times.iter().copied()).collect();
     // The sort is stable, so that equal values stay in the order of their events.
     seen.sort_by(|(left, _), (right, _)| compare(left, right));
     let mut found: Vec<Tally> = Vec::new();

@@ -72,10 +72,8 @@ pub(super) struct Source {
 impl Source {
     /// Compiles a source as it was written.
     pub(super) fn new(definition: &SourceDef) -> Result<Self, String> {
-        let key: Option<Vec<String>> = definition
-            .key
-            .as_ref()
-            .map(|names| names.iter().map(|name| name.value.clone()).collect());
+        let key: Option<Vec<String>> =
+            definition.key.as_ref().map(|names| names.iter().map(|name| name.value.clone()).collect());
         let mut scope = vec![("event_time".to_owned(), Shape::Timestamp)];
         let mut fields = Vec::new();
         let mut computed = Vec::new();
@@ -144,11 +142,7 @@ impl Source {
 
     /// The event of a record, or the way in which the record ends: the first check that fails,
     /// in the order of SEMANTICS §2.
-    fn judge(
-        &self,
-        record: &OracleRecord,
-        payload: Option<&Json>,
-    ) -> Result<Event, &'static str> {
+    fn judge(&self, record: &OracleRecord, payload: Option<&Json>) -> Result<Event, &'static str> {
         let Some(bytes) = &record.value else {
             return Err(if self.ignores_tombstones { "ignored" } else { "malformed" });
         };
@@ -179,8 +173,7 @@ impl Source {
         record: &OracleRecord,
         payload: &Json,
     ) -> Result<(i64, Option<KeyPart>, Vec<Value>), &'static str> {
-        let found: Vec<Option<&Json>> =
-            self.fields.iter().map(|field| payload.at(&field.path)).collect();
+        let found: Vec<Option<&Json>> = self.fields.iter().map(|field| payload.at(&field.path)).collect();
         let id = self.event_id.as_ref().and_then(|path| payload.at(path));
         let texts = self
             .fields
@@ -193,9 +186,7 @@ impl Source {
         }
         let written_time = match &self.event_time {
             EventTimeDef::Record => None,
-            EventTimeDef::Path { path, format } => {
-                Some((payload.at(path).ok_or("missing_field")?, format))
-            }
+            EventTimeDef::Path { path, format } => Some((payload.at(path).ok_or("missing_field")?, format)),
         };
         let mut pairs = self.fields.iter().zip(&found);
         if pairs.any(|(field, json)| json.is_none() && !field.is_nullable) {
@@ -238,13 +229,11 @@ fn read_id(json: &Json) -> Option<KeyPart> {
 
 /// The value of a field; none when it has another type or does not fit.
 fn convert(json: &Json, field: &Field) -> Option<Value> {
-    let is_written_time = field.scalar == ScalarType::Timestamp
-        && matches!(field.format, TimeFormat::Rfc3339 { .. });
+    let is_written_time =
+        field.scalar == ScalarType::Timestamp && matches!(field.format, TimeFormat::Rfc3339 { .. });
     let is_text_field = field.scalar == ScalarType::String || is_written_time;
     let coerced = match json {
-        Json::Text { text, .. } if field.coerce && !is_text_field => {
-            coerced(text.trim(), field.scalar)?
-        }
+        Json::Text { text, .. } if field.coerce && !is_text_field => coerced(text.trim(), field.scalar)?,
         other => other.clone(),
     };
     match (field.scalar, &coerced) {

@@ -31,8 +31,7 @@ fn parts(numbers: impl Iterator<Item = f64>) -> Vec<f64> {
         let mut carried = number;
         let mut remaining = Vec::new();
         for part in parts {
-            let (large, small) =
-                if carried.abs() < part.abs() { (part, carried) } else { (carried, part) };
+            let (large, small) = if carried.abs() < part.abs() { (part, carried) } else { (carried, part) };
             let high = large + small;
             let low = small - (high - large);
             if low != 0.0 {

@@ -83,11 +83,7 @@ impl LocalTime {
     /// The offsets that `zone` has for it.
     fn offsets(&self, zone: &TimeZone) -> Option<AmbiguousOffset> {
         let (year, month, day) = date_of(self.day);
-        let date = Date::new(
-            i16::try_from(year).ok()?,
-            i8::try_from(month).ok()?,
-            i8::try_from(day).ok()?,
-        );
+        let date = Date::new(i16::try_from(year).ok()?, i8::try_from(month).ok()?, i8::try_from(day).ok()?);
         let hour = i8::try_from(self.since_midnight / HOUR).ok()?;
         let minute = i8::try_from(self.since_midnight / MINUTE % 60).ok()?;
         let second = i8::try_from(self.since_midnight / SECOND % 60).ok()?;
@@ -173,12 +169,8 @@ fn parse_offset(text: &[u8]) -> Option<i64> {
 /// Reads a JSON value as a point in time; none when it is no such value or out of range.
 pub(super) fn read_time(json: &Json, format: &TimeFormat) -> Option<i64> {
     let instant = match (format, json) {
-        (TimeFormat::Rfc3339 { zone }, Json::Text { text, .. }) => {
-            parse_rfc3339(text, zone.as_deref())?
-        }
-        (TimeFormat::UnixSeconds, Json::Number(text)) => {
-            i64::try_from(scaled_floor(text, 3)?).ok()?
-        }
+        (TimeFormat::Rfc3339 { zone }, Json::Text { text, .. }) => parse_rfc3339(text, zone.as_deref())?,
+        (TimeFormat::UnixSeconds, Json::Number(text)) => i64::try_from(scaled_floor(text, 3)?).ok()?,
         (TimeFormat::UnixMillis, Json::Number(text)) => to_int64(text)?,
         (TimeFormat::UnixMicros, Json::Number(text)) => to_int64(text)?.div_euclid(1000),
         _ => return None,
@@ -280,9 +272,15 @@ mod tests {
         assert_eq!(at("9999-12-31T23:59:59.999Z"), LATEST);
         assert_eq!(format_rfc3339(at("2024-02-29T23:59:59.05Z")), "2024-02-29T23:59:59.050Z");
         for wrong in [
-            "1970-01-01T00:00:00", "1970-01-01T00:00:60Z", "1970-02-30T00:00:00Z",
-            "0000-01-01T00:00:00Z", "1970-01-01T24:00:00Z", "1970-01-01T00:00:00.Z",
-            "0001-01-01T00:00:00+00:01", "1970-01-01T00:00:00+0100", "1970-01-01T00:00:00Z\n",
+            "1970-01-01T00:00:00",
+            "1970-01-01T00:00:60Z",
+            "1970-02-30T00:00:00Z",
+            "0000-01-01T00:00:00Z",
+            "1970-01-01T24:00:00Z",
+            "1970-01-01T00:00:00.Z",
+            "0001-01-01T00:00:00+00:01",
+            "1970-01-01T00:00:00+0100",
+            "1970-01-01T00:00:00Z\n",
         ] {
             assert_eq!(parse_rfc3339(wrong, None), None, "{wrong}");
         }

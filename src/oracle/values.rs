@@ -11,12 +11,11 @@ use super::time;
 pub(super) fn compare(left: &Value, right: &Value) -> Ordering {
     match (left, right) {
         (Value::Bool(left), Value::Bool(right)) => left.cmp(right),
-        (Value::Int(left), Value::Int(right))
-        | (Value::Timestamp(left), Value::Timestamp(right)) => left.cmp(right),
-        // Floats are finite, so that every two of them have an order.
-        (Value::Float(left), Value::Float(right)) => {
-            left.partial_cmp(right).unwrap_or(Ordering::Equal)
+        (Value::Int(left), Value::Int(right)) | (Value::Timestamp(left), Value::Timestamp(right)) => {
+            left.cmp(right)
         }
+        // Floats are finite, so that every two of them have an order.
+        (Value::Float(left), Value::Float(right)) => left.partial_cmp(right).unwrap_or(Ordering::Equal),
         (Value::String(left), Value::String(right)) => left.as_bytes().cmp(right.as_bytes()),
         _ => Ordering::Equal,
     }

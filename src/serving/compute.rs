@@ -62,13 +62,10 @@ fn empty_value(feature: &GroupFeature) -> Value {
     match (feature.plan.aggregate, feature.value_type) {
         (Aggregate::Count | Aggregate::Distinct | Aggregate::SessionCount, _) => Value::Int(0),
         (Aggregate::Sum, Type::Scalar(ScalarType::Int64)) => Value::Int(0),
-        (
-            Aggregate::Sum | Aggregate::Rate | Aggregate::DecayedSum | Aggregate::DecayedCount,
-            _,
-        ) => Value::Float(0.0),
-        (Aggregate::Histogram, _) => {
-            Value::List(vec![Value::Int(0); feature.plan.bounds.len() + 1].into())
+        (Aggregate::Sum | Aggregate::Rate | Aggregate::DecayedSum | Aggregate::DecayedCount, _) => {
+            Value::Float(0.0)
         }
+        (Aggregate::Histogram, _) => Value::List(vec![Value::Int(0); feature.plan.bounds.len() + 1].into()),
         (_, Type::List(_) | Type::Ranking(_)) => Value::List([].into()),
         (_, Type::Counts(_)) => Value::Map([].into()),
         _ => Value::Null,
@@ -82,12 +79,7 @@ pub(super) fn degraded(feature: &GroupFeature) -> Cell {
 }
 
 /// The cell of a feature; `answer` is there when the entity is known.
-pub(super) fn cell(
-    feature: &GroupFeature,
-    unit: &UnitAnswer,
-    answer: Option<&Answer>,
-    now: Millis,
-) -> Cell {
+pub(super) fn cell(feature: &GroupFeature, unit: &UnitAnswer, answer: Option<&Answer>, now: Millis) -> Cell {
     let or_default = |fallback: Value| feature.default.clone().unwrap_or(fallback);
     if unit.is_out_of_range {
         return Cell { value: Value::Null, status: Status::OutOfRange, timestamp: 0 };

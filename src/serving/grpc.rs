@@ -115,9 +115,8 @@ impl FeatureService for Service {
         Ok(Response::new(response_message(response)))
     }
 
-    type GetFeaturesBatchStream = tokio_stream::wrappers::ReceiverStream<
-        Result<proto::GetFeaturesResponse, Grpc>,
-    >;
+    type GetFeaturesBatchStream =
+        tokio_stream::wrappers::ReceiverStream<Result<proto::GetFeaturesResponse, Grpc>>;
 
     async fn get_features_batch(
         &self,
@@ -166,9 +165,9 @@ impl FeatureService for Service {
             let payloads: Vec<&[u8]> = events.iter().map(Vec::as_slice).collect();
             view.append(&topic, &payloads)
         })
-            .await
-            .map_err(|e| refused(&Error::internal(format!("a request has panicked: {e}"))))?
-            .map_err(|e| refused(&e))?;
+        .await
+        .map_err(|e| refused(&Error::internal(format!("a request has panicked: {e}"))))?
+        .map_err(|e| refused(&e))?;
         Ok(Response::new(proto::AppendResponse { appended, positions: positions_map(&positions) }))
     }
 }

@@ -61,7 +61,8 @@ pub(super) fn definitions(view: &View) -> Json {
 
 /// Tasks that have units of `group`, those of `partition` if one is given, with its slot there.
 fn owners(view: &View, group: &str, partition: Option<u32>) -> Result<Vec<(Arc<Task>, usize)>> {
-    let plan = view.topology.group(group).ok_or_else(|| Error::not_found(format!("no feature group `{group}`")))?;
+    let plan =
+        view.topology.group(group).ok_or_else(|| Error::not_found(format!("no feature group `{group}`")))?;
     let owned = view.owned();
     Ok(owned.routes[plan.index]
         .iter()
@@ -89,7 +90,9 @@ pub fn keys(view: &View, group: &str, query: &KeysQuery) -> Result<Json> {
             }
             is_own && keys.len() < query.limit * 4
         })?;
-        keys.extend(task.state.read().cache.iter().map(|s| s.key.to_vec()).filter(|k| k.starts_with(&prefix)));
+        keys.extend(
+            task.state.read().cache.iter().map(|s| s.key.to_vec()).filter(|k| k.starts_with(&prefix)),
+        );
         keys.sort();
         keys.dedup();
         for key in keys {
@@ -111,7 +114,8 @@ pub fn keys(view: &View, group: &str, query: &KeysQuery) -> Result<Json> {
 /// # Errors
 /// An unknown group or entity, or a store that cannot be read.
 pub fn key(view: &View, group: &str, parts: &[String]) -> Result<Json> {
-    let plan = view.topology.group(group).ok_or_else(|| Error::not_found(format!("no feature group `{group}`")))?;
+    let plan =
+        view.topology.group(group).ok_or_else(|| Error::not_found(format!("no feature group `{group}`")))?;
     if parts.len() != plan.key_types.len() {
         let message = format!("`{group}` has {} key parts, not {}", plan.key_types.len(), parts.len());
         return Err(Error::invalid(message));
@@ -119,9 +123,9 @@ pub fn key(view: &View, group: &str, parts: &[String]) -> Result<Json> {
     let mut typed = Vec::new();
     for (text, scalar) in parts.iter().zip(&plan.key_types) {
         typed.push(match scalar {
-            ScalarType::Int64 => KeyPart::Int(
-                text.parse().map_err(|_| Error::invalid(format!("`{text}` is no int64")))?,
-            ),
+            ScalarType::Int64 => {
+                KeyPart::Int(text.parse().map_err(|_| Error::invalid(format!("`{text}` is no int64")))?)
+            }
             _ => KeyPart::String(text),
         });
     }
@@ -226,7 +230,8 @@ fn partials(layout: &Layout, words: &[u64]) -> Json {
 /// # Errors
 /// An unknown topic, or a log that cannot be read.
 pub fn log(view: &View, topic: &str, partition: u32, from: u64, count: usize) -> Result<Json> {
-    let partitions = view.log.partitions(topic).ok_or_else(|| Error::not_found(format!("no topic `{topic}`")))?;
+    let partitions =
+        view.log.partitions(topic).ok_or_else(|| Error::not_found(format!("no topic `{topic}`")))?;
     if partition >= partitions {
         return Err(Error::invalid(format!("topic `{topic}` has {partitions} partitions")));
     }
@@ -241,11 +246,8 @@ pub fn log(view: &View, topic: &str, partition: u32, from: u64, count: usize) ->
             for record in batch.records().filter(|r| r.offset >= at) {
                 if records.len() < count {
                     let owned = record.to_record();
-                    let headers: Vec<Json> = owned
-                        .headers
-                        .iter()
-                        .map(|(n, v)| json!([n, String::from_utf8_lossy(v)]))
-                        .collect();
+                    let headers: Vec<Json> =
+                        owned.headers.iter().map(|(n, v)| json!([n, String::from_utf8_lossy(v)])).collect();
                     let text = |b: Option<&[u8]>| b.map(|b| String::from_utf8_lossy(b).into_owned());
                     records.push(json!({
                         "offset": record.offset,
@@ -273,14 +275,18 @@ pub(super) fn metrics(view: &View) -> String {
             let _ = writeln!(out, "{p}_{name}{suffix}{{{labels}}} {value}");
         }
     };
-    let sources: Vec<_> =
-        view.topology.sources.iter().map(|s| (s, view.source_counts(s.index))).collect();
+    let sources: Vec<_> = view.topology.sources.iter().map(|s| (s, view.source_counts(s.index))).collect();
     let mut processed = Vec::new();
     let mut refused = Vec::new();
     let mut late = Vec::new();
     for (source, counts) in &sources {
         let dead: u64 = counts.dead_lettered.iter().sum();
-        for (status, n) in [("accepted", counts.accepted), ("late", counts.late), ("ignored", counts.ignored), ("dead_lettered", dead)] {
+        for (status, n) in [
+            ("accepted", counts.accepted),
+            ("late", counts.late),
+            ("ignored", counts.ignored),
+            ("dead_lettered", dead),
+        ] {
             processed.push((format!("source=\"{}\",status=\"{status}\"", source.name), n as f64));
         }
         for (reason, name) in Reason::NAMES.iter().filter(|(r, _)| *r != Reason::Late) {
@@ -297,7 +303,12 @@ pub(super) fn metrics(view: &View) -> String {
     let (mut rows, mut bytes) = (Vec::new(), Vec::new());
     for group in &view.topology.groups {
         let (counts, n, size) = view.group_counts(group.index);
-        for (outcome, n) in [("applied", counts.applied), ("duplicate", counts.duplicate), ("filtered", counts.filtered), ("no_entity", counts.no_entity)] {
+        for (outcome, n) in [
+            ("applied", counts.applied),
+            ("duplicate", counts.duplicate),
+            ("filtered", counts.filtered),
+            ("no_entity", counts.no_entity),
+        ] {
             groups.push((format!("group=\"{}\",outcome=\"{outcome}\"", group.name), n as f64));
         }
         rows.push((format!("group=\"{}\"", group.name), n as f64));
@@ -311,18 +322,41 @@ pub(super) fn metrics(view: &View) -> String {
         view.owned().tasks.iter().map(|t| (label(t), of(t))).collect()
     };
     let ordering = std::sync::atomic::Ordering::Relaxed;
-    family("lag_records", "gauge", "Records that wait to be applied", by_task(&|t| {
-        view.log.end_offset(&t.topic, t.partition).saturating_sub(t.state.read().applied) as f64
-    }));
-    family("checkpoint_age_seconds", "gauge", "Time since the last commit", by_task(&|t| t.checkpoint_age().as_secs_f64()));
-    family("barrier_distance_records", "gauge", "Records that a restart would redo", by_task(&|t| {
-        t.committed.load(ordering).saturating_sub(t.barrier.load(ordering)) as f64
-    }));
-    family("cached_units_bytes", "gauge", "Memory of cached units", by_task(&|t| t.state.read().cache.bytes() as f64));
+    family(
+        "lag_records",
+        "gauge",
+        "Records that wait to be applied",
+        by_task(&|t| {
+            view.log.end_offset(&t.topic, t.partition).saturating_sub(t.state.read().applied) as f64
+        }),
+    );
+    family(
+        "checkpoint_age_seconds",
+        "gauge",
+        "Time since the last commit",
+        by_task(&|t| t.checkpoint_age().as_secs_f64()),
+    );
+    family(
+        "barrier_distance_records",
+        "gauge",
+        "Records that a restart would redo",
+        by_task(&|t| t.committed.load(ordering).saturating_sub(t.barrier.load(ordering)) as f64),
+    );
+    family(
+        "cached_units_bytes",
+        "gauge",
+        "Memory of cached units",
+        by_task(&|t| t.state.read().cache.bytes() as f64),
+    );
     let causes = expr_stats::CAUSES.iter();
     let nulls = causes.map(|(c, n)| (format!("cause=\"{n}\""), expr_stats::count(*c) as f64)).collect();
     family("expression_null", "counter", "Expression results that became null", nulls);
-    family("overflow", "counter", "Integer sums outside int64", vec![(String::new(), values::overflows() as f64)]);
+    family(
+        "overflow",
+        "counter",
+        "Integer sums outside int64",
+        vec![(String::new(), values::overflows() as f64)],
+    );
     out.push_str("# EOF\n");
     out
 }

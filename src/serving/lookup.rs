@@ -11,8 +11,8 @@ use super::view::View;
 use crate::config::definitions::NowRule;
 use crate::error::{Error, ErrorKind, Result};
 use crate::expr::Val;
-use crate::model::names::nearest;
 use crate::model::key::{KEY_BYTES_MAX, KeyPart, record_key};
+use crate::model::names::nearest;
 use crate::model::{Millis, Positions, ScalarType, Value, partition_of};
 use crate::task::{Status as TaskStatus, Task, UnitAnswer, UnitRead};
 use crate::topology::{Group, Input};
@@ -121,22 +121,23 @@ impl<'a> Lookup<'a> {
             return Err(too_large("entities", rows, view.limits.request_entities));
         }
         if request.as_of.len() > 1 && request.as_of.len() != rows {
-            let message = format!("`as_of` has {} times for {rows} rows; expected none, one, or one per row", request.as_of.len());
+            let message = format!(
+                "`as_of` has {} times for {rows} rows; expected none, one, or one per row",
+                request.as_of.len()
+            );
             return Err(Error::invalid(message));
         }
         if request.wait.is_some_and(|w| w > WAIT_MAX) {
             return Err(Error::invalid("`wait` is over 30 s; expected at most 30s"));
         }
-        let wanted = request
-            .features
-            .iter()
-            .map(|name| resolve(topology, name))
-            .collect::<Result<Vec<_>>>()?;
+        let wanted =
+            request.features.iter().map(|name| resolve(topology, name)).collect::<Result<Vec<_>>>()?;
         let needs = Needs::of(topology, &wanted);
         for name in request.entities.keys() {
             let mut known = topology.entities.iter().flat_map(|e| e.keys.iter().map(|(n, _)| n.as_str()));
             if !known.clone().any(|k| k == name) {
-                let hint = nearest(name, &mut known).map_or_else(String::new, |n| format!("did you mean `{n}`?"));
+                let hint =
+                    nearest(name, &mut known).map_or_else(String::new, |n| format!("did you mean `{n}`?"));
                 return Err(Error::invalid(format!("`{name}` is no join key of any entity")).with_hint(hint));
             }
         }
@@ -190,9 +191,7 @@ impl<'a> Lookup<'a> {
                     .iter()
                     .map(|value| typed(value, *scalar))
                     .collect::<Option<Vec<Value>>>()
-                    .ok_or_else(|| {
-                        Error::invalid(format!("request value `{name}` is no {}", scalar.name()))
-                    })
+                    .ok_or_else(|| Error::invalid(format!("request value `{name}` is no {}", scalar.name())))
             })
             .collect()
     }
@@ -309,7 +308,8 @@ impl<'a> Lookup<'a> {
                 for part in &parts {
                     part.encode(&mut entity);
                 }
-                let is_entity = parts.iter().all(|p| !matches!(p, KeyPart::String(s) if s.len() > KEY_BYTES_MAX));
+                let is_entity =
+                    parts.iter().all(|p| !matches!(p, KeyPart::String(s) if s.len() > KEY_BYTES_MAX));
                 Ok(Placed { task, entity, is_entity })
             })
             .collect()
@@ -416,7 +416,10 @@ fn row_count(request: &LookupRequest) -> Result<usize> {
     let rows = request.entities.values().next().map_or(0, Vec::len);
     match lists.find(|(_, values)| values.len() != rows) {
         Some((name, values)) => {
-            let message = format!("`{name}` has {} values, and another list {rows}; expected lists of one length", values.len());
+            let message = format!(
+                "`{name}` has {} values, and another list {rows}; expected lists of one length",
+                values.len()
+            );
             Err(Error::invalid(message))
         }
         None => Ok(rows),

@@ -21,8 +21,8 @@ mod view;
 pub use compute::{Cell, Status};
 #[cfg(feature = "serving")]
 pub use grpc::grpc_routes;
-pub use owned::Owned;
 pub use lookup::{LookupRequest, LookupResponse};
+pub use owned::Owned;
 #[cfg(feature = "serving")]
 pub use rest::{Access, Door, router};
 pub use view::{Limits, View};

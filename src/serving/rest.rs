@@ -49,9 +49,9 @@ pub fn router(access: Access, door: Door, body_max: usize, in_flight_max: usize)
         .route("/livez", get(livez))
         .route("/readyz", get(readyz));
     routes = match door {
-        Door::Public => routes
-            .route("/v1/events/{topic}", post(append))
-            .route("/v1/features/online", post(online)),
+        Door::Public => {
+            routes.route("/v1/events/{topic}", post(append)).route("/v1/features/online", post(online))
+        }
         Door::Operate => routes
             .route("/v1/inspect/partitions", get(inspect_partitions))
             .route("/v1/inspect/verify/{entities}/{seed}", get(inspect_verify))
@@ -77,9 +77,7 @@ fn status_of(kind: ErrorKind) -> (StatusCode, &'static str) {
         ErrorKind::Exhausted => (StatusCode::TOO_MANY_REQUESTS, "RESOURCE_EXHAUSTED"),
         ErrorKind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
         ErrorKind::NotYetApplied => (StatusCode::SERVICE_UNAVAILABLE, "NOT_YET_APPLIED"),
-        ErrorKind::Corrupted | ErrorKind::Internal => {
-            (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL")
-        }
+        ErrorKind::Corrupted | ErrorKind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "INTERNAL"),
     }
 }
 
@@ -97,11 +95,8 @@ impl IntoResponse for Error {
 
 /// Bounds the number of requests at once, and counts all of them.
 async fn bounded(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    let route = request
-        .extensions()
-        .get::<axum::extract::MatchedPath>()
-        .map_or("none", |p| p.as_str())
-        .to_owned();
+    let route =
+        request.extensions().get::<axum::extract::MatchedPath>().map_or("none", |p| p.as_str()).to_owned();
     let under_way = shared.in_flight.fetch_add(1, Ordering::Relaxed);
     let guard = InFlight(Arc::clone(&shared.in_flight));
     let response = if under_way >= shared.in_flight_max {
@@ -151,9 +146,7 @@ async fn no_method(method: Method, uri: Uri) -> Response {
 }
 
 /// Runs work that may wait for the disk or for positions.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T> + Send + 'static,
-) -> Result<T> {
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work)
         .await
         .unwrap_or_else(|e| Err(Error::internal(format!("a request has panicked: {e}"))))
@@ -206,9 +199,9 @@ fn lines(body: &[u8]) -> Vec<&[u8]> {
         from = end + 1;
         line
     })
-        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
-        .filter(|line| !line.trim_ascii().is_empty())
-        .collect()
+    .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+    .filter(|line| !line.trim_ascii().is_empty())
+    .collect()
 }
 
 /// Elements of a JSON array, as they were written.

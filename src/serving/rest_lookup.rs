@@ -19,8 +19,8 @@ const KEYS: [&str; 7] =
 /// # Errors
 /// The first mistake, by name.
 pub(super) fn parse(body: &[u8]) -> Result<LookupRequest> {
-    let json: Json = serde_json::from_slice(body)
-        .map_err(|e| Error::invalid(format!("the body is no JSON: {e}")))?;
+    let json: Json =
+        serde_json::from_slice(body).map_err(|e| Error::invalid(format!("the body is no JSON: {e}")))?;
     let Json::Object(mut object) = json else {
         return Err(Error::invalid("the body is no JSON object"));
     };
@@ -79,10 +79,7 @@ fn as_of(json: &Json) -> Result<Millis> {
         .ok_or_else(|| Error::invalid(format!("`as_of` {json} is no RFC 3339 time with an offset")))
 }
 
-fn columns(
-    what: &str,
-    lists: Map<String, Json>,
-) -> Result<std::collections::BTreeMap<String, Vec<Value>>> {
+fn columns(what: &str, lists: Map<String, Json>) -> Result<std::collections::BTreeMap<String, Vec<Value>>> {
     lists
         .into_iter()
         .map(|(name, list)| {

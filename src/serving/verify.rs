@@ -41,8 +41,7 @@ pub fn verify(view: &View, entities: usize, seed: u64) -> Result<Json> {
         }
     }
     let mut random = SplitMix(seed);
-    let known: Vec<Vec<Vec<Value>>> =
-        view.topology.groups.iter().map(|g| oracle.entities(&g.name)).collect();
+    let known: Vec<Vec<Vec<Value>>> = view.topology.groups.iter().map(|g| oracle.entities(&g.name)).collect();
     let (mut values, mut differences, mut shown) = (0_u64, 0_u64, Vec::new());
     for _ in 0..entities {
         let index = random.below(known.len());

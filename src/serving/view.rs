@@ -11,8 +11,8 @@ use super::owned::Owned;
 use crate::clock::Clock;
 use crate::codec::KeyReader;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::names::nearest;
 use crate::log::{Append, Log};
+use crate::model::names::nearest;
 use crate::model::{Millis, Positions, partition_of};
 use crate::task::{Status, Task, TaskInput};
 use crate::telemetry::Metrics;
@@ -65,7 +65,8 @@ impl View {
         metrics: Arc<Metrics>,
     ) -> Self {
         let count = |group: &Arc<Group>| {
-            let topic = if group.is_direct { group.source.topic.clone() } else { group.repartition_topic(app) };
+            let topic =
+                if group.is_direct { group.source.topic.clone() } else { group.repartition_topic(app) };
             log.partitions(&topic).unwrap_or(1)
         };
         let partitions = topology.groups.iter().map(count).collect();
@@ -200,7 +201,8 @@ impl View {
             });
             if !is_reached {
                 let message = format!("{} has not applied the demanded positions within the wait", task.name);
-                return Err(Error::new(ErrorKind::NotYetApplied, message).with_hint("read again, or with a longer `wait`"));
+                return Err(Error::new(ErrorKind::NotYetApplied, message)
+                    .with_hint("read again, or with a longer `wait`"));
             }
         }
         Ok(())

@@ -118,25 +118,14 @@ impl Unit {
         Ok(Outcome::Applied)
     }
 
-    fn ids_contain(
-        &self,
-        partition: u32,
-        id: (Millis, u128),
-        rows: &dyn RowSource,
-    ) -> Result<bool> {
+    fn ids_contain(&self, partition: u32, id: (Millis, u128), rows: &dyn RowSource) -> Result<bool> {
         self.ids.contains(partition, id, &ViewRows { unit: self, rows })
     }
 
-    fn insert_id(
-        &mut self,
-        partition: u32,
-        id: (Millis, u128),
-        rows: &dyn RowSource,
-    ) -> Result<()> {
+    fn insert_id(&mut self, partition: u32, id: (Millis, u128), rows: &dyn RowSource) -> Result<()> {
         let mut ids = std::mem::take(&mut self.ids);
         let mut next_row = self.next_row;
-        let changes =
-            ids.insert(partition, id, &ViewRows { unit: self, rows }, &mut next_row);
+        let changes = ids.insert(partition, id, &ViewRows { unit: self, rows }, &mut next_row);
         self.ids = ids;
         let changes = changes?;
         self.next_row = next_row;
@@ -153,13 +142,7 @@ impl Unit {
         rules.horizon.is_some_and(|h| time.saturating_add(h) <= self.row_clock)
     }
 
-    fn fold_into_base(
-        &mut self,
-        layout: &Layout,
-        rules: &UnitRules,
-        events: &EventBuf,
-        count: usize,
-    ) {
+    fn fold_into_base(&mut self, layout: &Layout, rules: &UnitRules, events: &EventBuf, count: usize) {
         if !rules.has_base {
             return;
         }
@@ -269,8 +252,8 @@ impl Unit {
             let mut start = 0;
             let mut long = None;
             for end in 1..=self.entries.len() {
-                let ends = end == self.entries.len()
-                    || self.entries[end].height != self.entries[start].height;
+                let ends =
+                    end == self.entries.len() || self.entries[end].height != self.entries[start].height;
                 if ends {
                     if end - start > most {
                         long = Some(start);

@@ -1,8 +1,8 @@
 //! A unit as a timeline: HEAD from memory, sealed rows from wherever they are.
 
+use super::StateStore;
 use super::rows::row_key;
 use super::unit::{Entry, Unit, decode_entries};
-use super::StateStore;
 use crate::codec::bytes::Reader;
 use crate::error::{Error, Result};
 use crate::model::Millis;

@@ -87,7 +87,8 @@ impl Barrier {
         if barrier.version == VERSION {
             return Ok(barrier);
         }
-        let message = format!("a barrier record of version {}, and this Thalweg knows {VERSION}", barrier.version);
+        let message =
+            format!("a barrier record of version {}, and this Thalweg knows {VERSION}", barrier.version);
         Err(Error::corrupted(message).with_hint("run the version that wrote it"))
     }
 }

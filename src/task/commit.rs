@@ -48,10 +48,7 @@ impl Runner {
 
     /// Whether a commit would change anything. `everything`: all dirty units are due.
     fn has_work(&self, now: Instant, everything: bool) -> bool {
-        let has_due = self
-            .dirty
-            .front()
-            .is_some_and(|d| everything || now - d.since >= self.half_interval());
+        let has_due = self.dirty.front().is_some_and(|d| everything || now - d.since >= self.half_interval());
         let is_stored = !everything || self.stored == self.committed;
         self.position != self.committed || has_due || !is_stored
     }
@@ -78,7 +75,8 @@ impl Runner {
         let barrier = self.next_barrier();
         let mut appends: Vec<Append> = self.outputs.drain().map(|(_, append)| append).collect();
         self.add_markers(&mut appends);
-        let is_turn = everything || self.options.has_changelog || now - self.stored_at >= self.half_interval();
+        let is_turn =
+            everything || self.options.has_changelog || now - self.stored_at >= self.half_interval();
         let hand_over = (is_turn || !rows.changes.is_empty()).then(|| {
             rows.put(STORE_KEY.to_vec(), barrier.encode());
             Arc::new(rows.changes)

@@ -29,8 +29,8 @@ use crate::state::{SharedStore, UnitCache, UnitRules};
 use crate::topology::{Group, Source};
 
 pub use barrier::{Barrier, txn_id_of};
-pub use read::{UnitAnswer, UnitRead};
 pub use commit::PendingCommit;
+pub use read::{UnitAnswer, UnitRead};
 pub use runner::{Runner, RunnerOptions};
 pub use store_meta::StoreMeta;
 
@@ -276,10 +276,7 @@ impl Task {
 
     /// Stream time of source `index` of the task on this partition.
     pub fn stream_time(&self, index: usize) -> Option<Millis> {
-        self.stream_times
-            .get(index)
-            .map(|t| t.load(Ordering::Acquire))
-            .filter(|t| *t != i64::MIN)
+        self.stream_times.get(index).map(|t| t.load(Ordering::Acquire)).filter(|t| *t != i64::MIN)
     }
 
     /// Index in `groups` of a group by its index in the topology.

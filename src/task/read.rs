@@ -122,7 +122,13 @@ impl Task {
 
     /// Answers for a unit, or copies it if its answer needs more than `heavy` events. `None`: it
     /// holds what lies behind `point`.
-    fn find(&self, state: &TaskState, point: &Point, read: &UnitRead<'_>, heavy: u64) -> Result<Option<Found>> {
+    fn find(
+        &self,
+        state: &TaskState,
+        point: &Point,
+        read: &UnitRead<'_>,
+        heavy: u64,
+    ) -> Result<Option<Found>> {
         let to = &self.groups[read.slot];
         let oldest = point.stream_times[read.slot].map(|t| t.saturating_sub(to.group.history));
         if oldest.is_some_and(|oldest| read.now < oldest) {
@@ -151,13 +157,7 @@ impl Task {
         Ok(Some(Found::Done(UnitAnswer { is_cached, ..answer })))
     }
 
-    fn answer(
-        &self,
-        to: &TaskGroup,
-        unit: &Unit,
-        prefix: &[u8],
-        read: &UnitRead<'_>,
-    ) -> Result<UnitAnswer> {
+    fn answer(&self, to: &TaskGroup, unit: &Unit, prefix: &[u8], read: &UnitRead<'_>) -> Result<UnitAnswer> {
         let rows = StoredRows { store: &*self.store, prefix };
         let view = UnitView { unit, layout: &to.group.layout, rows: &rows };
         let newest = view.newest_at(read.now)?;
@@ -165,8 +165,7 @@ impl Task {
         let Some(newest) = newest.filter(is_known) else {
             return Ok(UnitAnswer::default());
         };
-        let features: Vec<&Feature> =
-            read.features.iter().map(|f| &to.group.features[*f].plan).collect();
+        let features: Vec<&Feature> = read.features.iter().map(|f| &to.group.features[*f].plan).collect();
         let answers = evaluate(&to.group.layout, &view, &features, read.now)?;
         Ok(UnitAnswer { newest: Some(newest), answers, ..UnitAnswer::default() })
     }

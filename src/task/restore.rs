@@ -52,17 +52,26 @@ impl Runner {
         };
         self.refuse_other_definitions(&committed)?;
         if stored.committed > committed.committed || stored.sequence > committed.sequence {
-            let message = format!("the state of {} is ahead of the log: offset {} against {}", task.name, stored.committed, committed.committed);
-            return Err(Error::corrupted(message).with_hint("the log was replaced by an older copy; restore both from one backup"));
+            let message = format!(
+                "the state of {} is ahead of the log: offset {} against {}",
+                task.name, stored.committed, committed.committed
+            );
+            return Err(Error::corrupted(message)
+                .with_hint("the log was replaced by an older copy; restore both from one backup"));
         }
         let start = from.start;
         if stored.redo_from < start {
-            let message = format!("the log of {} starts at {start}, and its state needs it from {} on", task.name, stored.redo_from);
-            return Err(Error::corrupted(message).with_hint("state is derived from records that are gone; restore both from one backup"));
+            let message = format!(
+                "the log of {} starts at {start}, and its state needs it from {} on",
+                task.name, stored.redo_from
+            );
+            return Err(Error::corrupted(message)
+                .with_hint("state is derived from records that are gone; restore both from one backup"));
         }
         let end = from.end;
         if committed.committed > end {
-            let message = format!("the log of {} ends at {end}, and {} were committed", task.name, committed.committed);
+            let message =
+                format!("the log of {} ends at {end}, and {} were committed", task.name, committed.committed);
             return Err(Error::corrupted(message).with_hint("restore log and state from one backup"));
         }
         self.position = stored.redo_from;
@@ -73,8 +82,7 @@ impl Runner {
         if let TaskInput::Topic { sources } = &task.input {
             for (source, progress) in sources.iter().zip(&mut self.sources) {
                 *progress = committed.sources.get(&source.name).copied().unwrap_or_default();
-                progress.stream_time =
-                    stored.stream_times_at_redo.get(&source.name).copied().flatten();
+                progress.stream_time = stored.stream_times_at_redo.get(&source.name).copied().flatten();
             }
         }
         for (to, counts) in task.groups.iter().zip(&mut self.groups) {

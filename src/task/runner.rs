@@ -282,8 +282,7 @@ impl Runner {
             partition: self.task.partition,
             source: &self.stages[stage].source.name,
         };
-        let (to, letter) =
-            dead_letter(record, &from, reason, detail, self.dead_letter_partitions);
+        let (to, letter) = dead_letter(record, &from, reason, detail, self.dead_letter_partitions);
         self.output(&format!("{}-dead-letters", self.options.app)).push_record(to, &letter);
     }
 

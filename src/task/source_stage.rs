@@ -21,11 +21,7 @@ pub(super) enum Verdict<'a> {
     /// Unusable, or late; the sentence says why.
     Refused(Reason, String),
     /// An event, its advance, and the stream time before it.
-    Accepted {
-        event: Decoded<'a>,
-        advance: Millis,
-        stream_time: Millis,
-    },
+    Accepted { event: Decoded<'a>, advance: Millis, stream_time: Millis },
 }
 
 /// Judges the records of one source on one partition.
@@ -47,11 +43,7 @@ impl SourceStage {
     }
 
     /// Judges `record` after everything that made `progress`, and moves its stream time.
-    pub fn judge<'a>(
-        &self,
-        record: RecordView<'a>,
-        progress: &mut SourceProgress,
-    ) -> Verdict<'a> {
+    pub fn judge<'a>(&self, record: RecordView<'a>, progress: &mut SourceProgress) -> Verdict<'a> {
         if record.value.is_none() && self.source.ignores_tombstones {
             return Verdict::Ignored;
         }
@@ -116,8 +108,7 @@ impl Projector {
             return Projection::Filtered;
         }
         let order = Order::new(event.time, partition, offset);
-        let columns: Vec<Val<'_>> =
-            group.columns.iter().map(|c| c.eval(&event.variables)).collect();
+        let columns: Vec<Val<'_>> = group.columns.iter().map(|c| c.eval(&event.variables)).collect();
         let flags = group.flags.iter().map(|f| f.eval(&event.variables).is_true());
         self.event.set_single(&group.layout, order, flags, columns.iter());
         Projection::Projected

@@ -88,14 +88,14 @@ impl Metrics {
 
     /// Counts a request.
     pub fn request(&self, route: &str, status: &str) {
-        let labels =
-            vec![("route".to_owned(), route.to_owned()), ("status".to_owned(), status.to_owned())];
+        let labels = vec![("route".to_owned(), route.to_owned()), ("status".to_owned(), status.to_owned())];
         self.requests.get_or_create(&labels).inc();
     }
 
     /// Counts records of a changelog that a takeover has read.
     pub fn restored(&self, topic: &str, partition: u32, records: u64) {
-        let labels = vec![("topic".to_owned(), topic.to_owned()), ("partition".to_owned(), partition.to_string())];
+        let labels =
+            vec![("topic".to_owned(), topic.to_owned()), ("partition".to_owned(), partition.to_string())];
         self.restored.get_or_create(&labels).inc_by(records);
     }
 

@@ -36,8 +36,7 @@ pub(super) fn group(
     let entity_def = &definitions.entities[entity];
     let key = entity_key(def, entity_def, &source, mistakes);
     let scope = Scope::of_fields(&source.variables);
-    let filter =
-        def.filter.as_ref().and_then(|f| compile_as(f, ScalarType::Bool, &scope, mistakes));
+    let filter = def.filter.as_ref().and_then(|f| compile_as(f, ScalarType::Bool, &scope, mistakes));
     let mut plan = Plan { source: &source, columns: Vec::new(), flags: Vec::new(), features: Vec::new() };
     for feature in &def.features {
         plan.add(feature, mistakes);
@@ -117,7 +116,10 @@ fn entity_key(
     for (join_key, _) in &def.keys {
         if !entity.keys.iter().any(|(name, _)| *name == join_key.value) {
             let hint = did_you_mean(&join_key.value, entity.keys.iter().map(|(n, _)| n.as_str()));
-            let message = format!("`{}` is no join key of entity `{}`; expected one of its keys{hint}", join_key.value, entity.name);
+            let message = format!(
+                "`{}` is no join key of entity `{}`; expected one of its keys{hint}",
+                join_key.value, entity.name
+            );
             mistakes.push(join_key.place, message);
         }
     }
@@ -127,13 +129,21 @@ fn entity_key(
         let (field, place) = mapped.map_or((name, def.place), |(_, f)| (&f.value, f.place));
         let Some(variable) = source.variables.iter().position(|(n, _)| n == field) else {
             let hint = did_you_mean(field, source.variables.iter().map(|(n, _)| n.as_str()));
-            let message = format!("source `{}` has no field `{field}` for join key `{name}`; expected one, or `keys: {{ {name}: <field> }}`{hint}", source.name);
+            let message = format!(
+                "source `{}` has no field `{field}` for join key `{name}`; expected one, or `keys: {{ {name}: <field> }}`{hint}",
+                source.name
+            );
             mistakes.push(place, message);
             continue;
         };
         let found = source.variables[variable].1;
         if found != Type::Scalar(*scalar) {
-            let message = format!("field `{field}` is {}, and join key `{name}` of entity `{}` is {}; expected the same type", found.name(), entity.name, scalar.name());
+            let message = format!(
+                "field `{field}` is {}, and join key `{name}` of entity `{}` is {}; expected the same type",
+                found.name(),
+                entity.name,
+                scalar.name()
+            );
             mistakes.push(place, message);
             continue;
         }
@@ -182,15 +192,13 @@ impl Plan<'_> {
         let scope = Scope::of_fields(&self.source.variables);
         let column = match &def.of {
             None => None,
-            Some(text) => {
-                Some(shared(&mut self.columns, text, || scalar_expr(text, &scope, mistakes))?)
-            }
+            Some(text) => Some(shared(&mut self.columns, text, || scalar_expr(text, &scope, mistakes))?),
         };
         let flag = match &def.filter {
             None => None,
-            Some(text) => Some(shared(&mut self.flags, text, || {
-                compile_as(text, ScalarType::Bool, &scope, mistakes)
-            })?),
+            Some(text) => {
+                Some(shared(&mut self.flags, text, || compile_as(text, ScalarType::Bool, &scope, mistakes))?)
+            }
         };
         let column_type = column.map(|c| scalar_of(&self.columns[c].1));
         type_rule(def, column_type, mistakes)?;
@@ -260,9 +268,7 @@ fn type_rule(def: &FeatureDef, column: Option<ScalarType>, mistakes: &mut Mistak
 fn value_type(def: &FeatureDef, column: Option<ScalarType>) -> Type {
     let column = column.unwrap_or(ScalarType::Int64);
     match def.aggregate {
-        Aggregate::Count | Aggregate::Distinct | Aggregate::SessionCount => {
-            Type::Scalar(ScalarType::Int64)
-        }
+        Aggregate::Count | Aggregate::Distinct | Aggregate::SessionCount => Type::Scalar(ScalarType::Int64),
         Aggregate::Sum | Aggregate::Min | Aggregate::Max | Aggregate::First | Aggregate::Last => {
             Type::Scalar(column)
         }
@@ -275,11 +281,7 @@ fn value_type(def: &FeatureDef, column: Option<ScalarType>) -> Type {
 }
 
 /// A default of the type of the value that it stands for.
-pub(super) fn default_value(
-    node: &Option<Node>,
-    value_type: Type,
-    mistakes: &mut Mistakes,
-) -> Option<Value> {
+pub(super) fn default_value(node: &Option<Node>, value_type: Type, mistakes: &mut Mistakes) -> Option<Value> {
     use crate::config::yaml::Kind;
     let node = node.as_ref()?;
     let value = match (value_type, &node.kind) {
@@ -309,9 +311,7 @@ fn span(window: &WindowDef) -> Span {
     match window {
         WindowDef::Sliding { length, tile } => Span::Sliding { length: *length, tile: *tile },
         WindowDef::Hopping { length, hop } => Span::Hopping { length: *length, hop: *hop },
-        WindowDef::Since { unit, zone: name } => {
-            Span::Since(Calendar { unit: *unit, zone: zone(name) })
-        }
+        WindowDef::Since { unit, zone: name } => Span::Since(Calendar { unit: *unit, zone: zone(name) }),
         WindowDef::Session { gap, max } => Span::Session { gap: *gap, max: *max },
         WindowDef::Lifetime => Span::Lifetime,
     }

@@ -4,9 +4,7 @@ use jiff::tz::TimeZone;
 
 use super::{Field, Origin, Source, TimeText};
 use crate::config::default_max_bytes;
-use crate::config::definitions::{
-    Definitions, EventTimeDef, ExprText, FieldOrigin, SourceDef, TimeFormat,
-};
+use crate::config::definitions::{Definitions, EventTimeDef, ExprText, FieldOrigin, SourceDef, TimeFormat};
 use crate::config::reader::{Mistakes, did_you_mean};
 use crate::expr::{Expr, Scope};
 use crate::model::{ScalarType, Type};
@@ -45,8 +43,7 @@ pub(super) fn compile_as(
 pub(super) fn source(index: usize, def: &SourceDef, mistakes: &mut Mistakes) -> Source {
     let timestamp = Type::Scalar(ScalarType::Timestamp);
     let mut variables = vec![("event_time".to_owned(), timestamp)];
-    let key_names: Vec<&str> =
-        def.key.iter().flatten().map(|named| named.value.as_str()).collect();
+    let key_names: Vec<&str> = def.key.iter().flatten().map(|named| named.value.as_str()).collect();
     let mut fields = Vec::with_capacity(def.fields.len());
     for field in &def.fields {
         let origin = match &field.origin {
@@ -109,17 +106,24 @@ fn record_key(def: &SourceDef, mistakes: &mut Mistakes) -> Option<Vec<usize>> {
     for named in def.key.as_ref()? {
         let Some(position) = def.fields.iter().position(|f| f.name == named.value) else {
             let hint = did_you_mean(&named.value, def.fields.iter().map(|f| f.name.as_str()));
-            let message = format!("`key` names `{}`, which is no field of source `{}`; expected one of its fields{hint}", named.value, def.name);
+            let message = format!(
+                "`key` names `{}`, which is no field of source `{}`; expected one of its fields{hint}",
+                named.value, def.name
+            );
             mistakes.push(named.place, message);
             continue;
         };
         let field = &def.fields[position];
         if !matches!(field.scalar, ScalarType::String | ScalarType::Int64) {
-            let message = format!("the record key cannot be of type {}; expected string or int64", field.scalar.name());
+            let message =
+                format!("the record key cannot be of type {}; expected string or int64", field.scalar.name());
             mistakes.push(named.place, message);
         }
         if matches!(field.origin, FieldOrigin::Expr(_)) {
-            let message = format!("the record key cannot be the computed field `{}`; expected a field with a path", field.name);
+            let message = format!(
+                "the record key cannot be the computed field `{}`; expected a field with a path",
+                field.name
+            );
             mistakes.push(named.place, message);
         }
         key.push(position + 1);
@@ -151,7 +155,10 @@ pub(super) fn same_key_by_topic(definitions: &Definitions, mistakes: &mut Mistak
         if let Some(other) = other
             && parts(other) != parts(source)
         {
-            let message = format!("source `{}` reads topic `{}` with another `key` than source `{}`; expected the same", source.name, source.topic, other.name);
+            let message = format!(
+                "source `{}` reads topic `{}` with another `key` than source `{}`; expected the same",
+                source.name, source.topic, other.name
+            );
             mistakes.push(source.place, message);
         }
     }

@@ -14,11 +14,7 @@ struct Pending<'a> {
 }
 
 /// Every on-demand feature of `groups`, which are those of `topology` in the same order.
-pub(super) fn all(
-    groups: &[&GroupDef],
-    topology: &Topology,
-    mistakes: &mut Mistakes,
-) -> Vec<OnDemand> {
+pub(super) fn all(groups: &[&GroupDef], topology: &Topology, mistakes: &mut Mistakes) -> Vec<OnDemand> {
     let pending: Vec<Pending<'_>> = groups
         .iter()
         .enumerate()
@@ -30,11 +26,7 @@ pub(super) fn all(
 }
 
 /// Names that a feature of `group` may use. Later entries never hide earlier ones.
-fn scope_of(
-    group: usize,
-    pending: &[Pending<'_>],
-    topology: &Topology,
-) -> (Vec<(String, Type)>, Vec<Input>) {
+fn scope_of(group: usize, pending: &[Pending<'_>], topology: &Topology) -> (Vec<(String, Type)>, Vec<Input>) {
     let mut names = Vec::new();
     let mut inputs = Vec::new();
     let mut add = |name: String, value_type: Type, input: Input| {
@@ -80,11 +72,7 @@ fn compile_one(
 }
 
 /// Sorts so that inputs come first, and renumbers them; circles are mistakes.
-fn order(
-    pending: &[Pending<'_>],
-    compiled: Vec<Option<OnDemand>>,
-    mistakes: &mut Mistakes,
-) -> Vec<OnDemand> {
+fn order(pending: &[Pending<'_>], compiled: Vec<Option<OnDemand>>, mistakes: &mut Mistakes) -> Vec<OnDemand> {
     let mut place: Vec<Option<usize>> = vec![None; compiled.len()];
     let mut sorted: Vec<OnDemand> = Vec::new();
     loop {
@@ -111,7 +99,10 @@ fn order(
     for (i, c) in compiled.iter().enumerate() {
         if c.is_some() && place[i].is_none() && !is_broken {
             let def = pending[i].def;
-            let message = format!("on-demand feature `{}` uses itself, directly or through others; expected no circle", def.name);
+            let message = format!(
+                "on-demand feature `{}` uses itself, directly or through others; expected no circle",
+                def.name
+            );
             mistakes.push(def.place, message);
         }
     }

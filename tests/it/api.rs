@@ -83,7 +83,8 @@ fn online(body: Json) -> Vec<u8> {
 
 #[test]
 fn refuses_wrong_requests_with_a_status_and_a_sentence() {
-    let place = Place::new(DEFINITIONS, "limits: { append_body: 64KiB, request_entities: 3, request_features: 4 }");
+    let place =
+        Place::new(DEFINITIONS, "limits: { append_body: 64KiB, request_entities: 3, request_features: 4 }");
     let engine = place.start();
     let ann = json!({"user_id": ["ann"]});
     let feature = json!(["by_user:spend_1h"]);
@@ -97,16 +98,46 @@ fn refuses_wrong_requests_with_a_status_and_a_sentence() {
         (json!({"features": feature, "entities": {"user_id": [null]}}), 400, "INVALID_ARGUMENT", "user_id"),
         (json!({"features": feature, "entities": ann, "x": 1}), 400, "INVALID_ARGUMENT", "x"),
         (json!({"features": feature, "entities": ann, "as_of": "noon"}), 400, "INVALID_ARGUMENT", "as_of"),
-        (json!({"features": feature, "entities": ann, "as_of": [NOON, NOON]}), 400, "INVALID_ARGUMENT", "as_of"),
+        (
+            json!({"features": feature, "entities": ann, "as_of": [NOON, NOON]}),
+            400,
+            "INVALID_ARGUMENT",
+            "as_of",
+        ),
         (json!({"features": feature, "entities": ann, "wait": "31s"}), 400, "INVALID_ARGUMENT", "wait"),
         (json!({"features": feature, "entities": ann, "wait": "-1s"}), 400, "INVALID_ARGUMENT", "wait"),
-        (json!({"features": feature, "entities": ann, "min_positions": {"nope": {"0": 1}}}), 400, "INVALID_ARGUMENT", "nope"),
-        (json!({"features": feature, "entities": ann, "min_positions": {"payments": {"0": 99, "1": 99, "2": 99, "3": 99}}, "wait": "10ms"}), 503, "NOT_YET_APPLIED", "positions"),
+        (
+            json!({"features": feature, "entities": ann, "min_positions": {"nope": {"0": 1}}}),
+            400,
+            "INVALID_ARGUMENT",
+            "nope",
+        ),
+        (
+            json!({"features": feature, "entities": ann, "min_positions": {"payments": {"0": 99, "1": 99, "2": 99, "3": 99}}, "wait": "10ms"}),
+            503,
+            "NOT_YET_APPLIED",
+            "positions",
+        ),
         (json!({"features": ["by_user:is_over"], "entities": ann}), 400, "INVALID_ARGUMENT", "limit"),
-        (json!({"features": ["by_user:is_over"], "entities": ann, "request": {"limit": ["x"]}}), 400, "INVALID_ARGUMENT", "limit"),
+        (
+            json!({"features": ["by_user:is_over"], "entities": ann, "request": {"limit": ["x"]}}),
+            400,
+            "INVALID_ARGUMENT",
+            "limit",
+        ),
         (json!({"features": ["by_user:per_shop"], "entities": ann}), 400, "INVALID_ARGUMENT", "shop_id"),
-        (json!({"features": ["by_user:payments_1h", "by_shop:payments_1h"], "entities": {"user_id": ["a"], "shop_id": [1], "city": ["X"]}}), 400, "INVALID_ARGUMENT", "payments_1h"),
-        (json!({"features": feature, "entities": {"user_id": ["a", "b", "c", "d"]}}), 413, "TOO_LARGE", "entities"),
+        (
+            json!({"features": ["by_user:payments_1h", "by_shop:payments_1h"], "entities": {"user_id": ["a"], "shop_id": [1], "city": ["X"]}}),
+            400,
+            "INVALID_ARGUMENT",
+            "payments_1h",
+        ),
+        (
+            json!({"features": feature, "entities": {"user_id": ["a", "b", "c", "d"]}}),
+            413,
+            "TOO_LARGE",
+            "entities",
+        ),
         (json!({"features": vec!["by_user:spend_1h"; 5], "entities": ann}), 413, "TOO_LARGE", "features"),
         (json!([]), 400, "INVALID_ARGUMENT", "object"),
     ] {
@@ -166,7 +197,10 @@ fn ingest_and_get_find_the_running_engine_and_end_with_the_right_codes() {
     let place = Place::new(DEFINITIONS, "");
     let config = place.config();
     let config = config.to_str().expect("UTF-8");
-    let (code, _, _) = run(&["ingest", "--config", config, "--topic", "payments", "-", "--server", "http://127.0.0.1:9"], Some("{}\n"));
+    let (code, _, _) = run(
+        &["ingest", "--config", config, "--topic", "payments", "-", "--server", "http://127.0.0.1:9"],
+        Some("{}\n"),
+    );
     assert_eq!(code, 3, "nothing listens there");
     let engine = place.start();
     let lines = format!("{}\n\nnot json\n", event(1, "ann", 7, 1, 2.5));
@@ -176,15 +210,29 @@ fn ingest_and_get_find_the_running_engine_and_end_with_the_right_codes() {
     assert_eq!(result["appended"], 2);
     let csv = place.folder.path().join("more.csv");
     let late = NOON_MS - 30_000;
-    std::fs::write(&csv, format!("at,user_id,amount,city\n{late},ann,1.5,\n{late},ann,oops,Y\n")).expect("writable");
-    let (code, _, error) = run(&["ingest", "--config", config, "--topic", "payments", csv.to_str().expect("UTF-8")], None);
+    std::fs::write(&csv, format!("at,user_id,amount,city\n{late},ann,1.5,\n{late},ann,oops,Y\n"))
+        .expect("writable");
+    let (code, _, error) =
+        run(&["ingest", "--config", config, "--topic", "payments", csv.to_str().expect("UTF-8")], None);
     assert_eq!(code, 0, "{error}");
     let stats = engine.settled_stats();
     assert_eq!(stats["sources"]["payments"]["accepted"], 2, "{stats}");
     assert_eq!(stats["sources"]["payments"]["dead_lettered"]["malformed"], 1);
     assert_eq!(stats["sources"]["payments"]["dead_lettered"]["wrong_type"], 1);
     let (code, out, error) = run(
-        &["get", "--config", config, "by_user:payments_1h,is_over", "--entity", "user_id=ann", "--request", "limit=3", "--as-of", NOON, "--json"],
+        &[
+            "get",
+            "--config",
+            config,
+            "by_user:payments_1h,is_over",
+            "--entity",
+            "user_id=ann",
+            "--request",
+            "limit=3",
+            "--as-of",
+            NOON,
+            "--json",
+        ],
         None,
     );
     assert_eq!(code, 0, "{error}");
@@ -239,8 +287,9 @@ fn grpc_answers_as_rest_does() {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let endpoint = format!("http://{}", engine.grpc);
-        let mut client =
-            proto::feature_service_client::FeatureServiceClient::connect(endpoint.clone()).await.expect("it listens");
+        let mut client = proto::feature_service_client::FeatureServiceClient::connect(endpoint.clone())
+            .await
+            .expect("it listens");
         let events = vec![event(1, "ann", 7, 3, 2.5).into_bytes(), event(2, "bob", 7, 2, 4.0).into_bytes()];
         let appended = client
             .append(proto::AppendRequest { topic: "payments".to_owned(), events })
@@ -288,7 +337,11 @@ fn grpc_answers_as_rest_does() {
         let wrong = proto::GetFeaturesRequest { features: vec!["by_user:nope".to_owned()], ..request };
         let refused = client.get_features(wrong).await.expect_err("no such feature");
         assert_eq!(refused.code(), tonic::Code::NotFound);
-        let channel = tonic::transport::Endpoint::from_shared(endpoint).expect("an address").connect().await.expect("it listens");
+        let channel = tonic::transport::Endpoint::from_shared(endpoint)
+            .expect("an address")
+            .connect()
+            .await
+            .expect("it listens");
         let mut health = tonic_health::pb::health_client::HealthClient::new(channel);
         for service in ["", "thalweg.v1.FeatureService"] {
             let request = tonic_health::pb::HealthCheckRequest { service: service.to_owned() };

@@ -86,7 +86,10 @@ fn every_event_ends_in_one_way_with_its_reason() {
     }
     let n = |json: &Json| json.as_u64().expect("a count");
     let dead: u64 = source["dead_lettered"].as_object().expect("reasons").values().map(n).sum();
-    assert_eq!(n(&source["read"]), n(&source["ignored"]) + dead + n(&source["late"]) + n(&source["accepted"]));
+    assert_eq!(
+        n(&source["read"]),
+        n(&source["ignored"]) + dead + n(&source["late"]) + n(&source["accepted"])
+    );
     let groups: u64 = ["no_entity", "filtered", "duplicate", "applied"].iter().map(|o| n(&group[*o])).sum();
     assert_eq!(n(&source["accepted"]), groups);
 
@@ -129,7 +132,8 @@ fn a_flood_of_garbage_stalls_nothing() {
     assert_eq!((status, &answer["appended"]), (200, &json!(2000)));
     let huge = [b"{\"x\":\"".to_vec(), vec![b'y'; 10 << 20], b"\"}".to_vec()].concat();
     assert_eq!(engine.post("/v1/events/payments", "application/x-ndjson", &huge).0, 200);
-    let positions = engine.append("payments", std::str::from_utf8(&good("2026-01-01T12:00:00Z", "")).expect("text"));
+    let positions =
+        engine.append("payments", std::str::from_utf8(&good("2026-01-01T12:00:00Z", "")).expect("text"));
     let values = engine.values(&["by_user:n"], json!({"user_id": ["u"]}), "2026-01-01T12:00:00Z", &positions);
     assert_eq!(values["n"], json!([1, "PRESENT"]));
     let stats = engine.settled_stats();

@@ -150,7 +150,10 @@ fn kills_lose_and_double_nothing() {
         let appended: u64 = engine.settled_stats()["sources"]["payments"]["read"].as_u64().expect("a count");
         let whole = appended / BATCH;
         assert_eq!(appended % BATCH, 0, "cycle {cycle}: a batch is there in part");
-        assert!(whole == acknowledged || whole == acknowledged + 1, "cycle {cycle}: {whole} of {acknowledged}");
+        assert!(
+            whole == acknowledged || whole == acknowledged + 1,
+            "cycle {cycle}: {whole} of {acknowledged}"
+        );
         acknowledged = whole;
     }
     for number in acknowledged..batches {

@@ -107,7 +107,12 @@ fn mistakes_of_the_rest_stand_at_their_line() {
     let good = format!("{HEAD}    features:\n      c: {{ aggregate: count, window: 1h }}\n");
     for (from, to, line, word) in [
         ("  user: { key: user_id, type: string }", "  user: { type: string }", 2, "key"),
-        ("  user: { key: user_id, type: string }", "  user: { key: user_id, type: float64 }", 2, "string or int64"),
+        (
+            "  user: { key: user_id, type: string }",
+            "  user: { key: user_id, type: float64 }",
+            2,
+            "string or int64",
+        ),
         ("  user: {", "  User: {", 2, "name"),
         ("type: [string, int64]", "type: [string]", 3, "types"),
         ("    key: user_id\n", "    key: user\n", 8, "user_id"),
@@ -135,9 +140,12 @@ fn mistakes_of_the_rest_stand_at_their_line() {
 #[test]
 fn on_demand_mistakes_and_circles_are_found() {
     let with = |on_demand: &str| {
-        format!("{HEAD}    features:\n      c: {{ aggregate: count, window: 1h }}\n    on_demand:\n{on_demand}")
+        format!(
+            "{HEAD}    features:\n      c: {{ aggregate: count, window: 1h }}\n    on_demand:\n{on_demand}"
+        )
     };
-    let found = mistakes(&with("      a: { expr: 'b + 1', type: int64 }\n      b: { expr: 'a + 1', type: int64 }\n"));
+    let found =
+        mistakes(&with("      a: { expr: 'b + 1', type: int64 }\n      b: { expr: 'a + 1', type: int64 }\n"));
     assert_eq!(found.iter().map(|(l, _)| *l).collect::<Vec<_>>(), [22, 23]);
     let found = mistakes(&with("      a: { expr: 'request.amont * 2.0', type: float64 }\n"));
     assert!(found[0].1.contains("request.amount"), "{found:?}");
@@ -161,7 +169,9 @@ fn all_mistakes_of_all_files_come_in_one_run() {
 
 #[test]
 fn places_in_expressions_count_columns() {
-    let text = format!("{HEAD}    features:\n      f: {{ aggregate: count, window: 1h, where: 'ok && amout > 1.0' }}\n");
+    let text = format!(
+        "{HEAD}    features:\n      f: {{ aggregate: count, window: 1h, where: 'ok && amout > 1.0' }}\n"
+    );
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("features.yaml");
     std::fs::write(&path, &text).expect("writable");

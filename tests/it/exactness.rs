@@ -77,7 +77,8 @@ fn is_legal(aggregate: &str, window: &str) -> bool {
 
 /// Definitions with a third of all combinations in each of four groups.
 fn definitions(history: &str) -> String {
-    let example = std::fs::read_to_string(root().join("config/examples/flights/features.yaml")).expect("it is there");
+    let example =
+        std::fs::read_to_string(root().join("config/examples/flights/features.yaml")).expect("it is there");
     let head = example.split("feature_groups:").next().expect("a head");
     let mut text = format!("{head}feature_groups:\n");
     for (g, (group, entity, more)) in [
@@ -89,11 +90,15 @@ fn definitions(history: &str) -> String {
     .into_iter()
     .enumerate()
     {
-        let _ = writeln!(text, "  {group}:\n    entity: {entity}\n    source: departures\n    history: {history}\n    {more}\n    features:");
+        let _ = writeln!(
+            text,
+            "  {group}:\n    entity: {entity}\n    source: departures\n    history: {history}\n    {more}\n    features:"
+        );
         for (a, aggregate) in AGGREGATES.iter().enumerate() {
             for (w, window) in WINDOWS.iter().enumerate() {
                 // Every group has its own third of the combinations; routes have no lifetime.
-                let is_skipped = (a * 7 + w * 3 + a / 3 + g) % 3 != 0 || (g == 3 && window.contains("lifetime"));
+                let is_skipped =
+                    (a * 7 + w * 3 + a / 3 + g) % 3 != 0 || (g == 3 && window.contains("lifetime"));
                 if is_skipped || !is_legal(aggregate, window) {
                     continue;
                 }
@@ -103,13 +108,15 @@ fn definitions(history: &str) -> String {
                     ("mean, of: arr_delay", 0) => ", default: -1.0",
                     _ => "",
                 };
-                let _ = writeln!(text, "      f{a}_{w}: {{ aggregate: {aggregate}, {window}{filter}{more} }}");
+                let _ =
+                    writeln!(text, "      f{a}_{w}: {{ aggregate: {aggregate}, {window}{filter}{more} }}");
             }
         }
         let _ = writeln!(text, "      sd: {{ aggregate: session_duration, gap: 2h, max: 12h }}");
         if g != 3 {
             let _ = writeln!(text, "      d0: {{ aggregate: decayed_sum, of: dep_delay, half_life: 6h }}");
-            let _ = writeln!(text, "      d1: {{ aggregate: decayed_count, half_life: 30m, where: cancelled }}");
+            let _ =
+                writeln!(text, "      d1: {{ aggregate: decayed_count, half_life: 30m, where: cancelled }}");
         }
     }
     text

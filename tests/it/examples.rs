@@ -5,7 +5,8 @@ use serde_json::{Value as Json, json};
 use crate::harness::{Place, root, run};
 
 fn example(name: &str) -> String {
-    std::fs::read_to_string(root().join(format!("config/examples/{name}/features.yaml"))).expect("it is there")
+    std::fs::read_to_string(root().join(format!("config/examples/{name}/features.yaml")))
+        .expect("it is there")
 }
 
 #[test]
@@ -16,7 +17,14 @@ fn flights_answer_from_the_committed_slice() {
     assert!(slice.metadata().expect("it is there").len() <= 1_000_000);
     let config = place.config();
     let (code, out, error) = run(
-        &["ingest", "--config", config.to_str().expect("UTF-8"), "--topic", "departures", slice.to_str().expect("UTF-8")],
+        &[
+            "ingest",
+            "--config",
+            config.to_str().expect("UTF-8"),
+            "--topic",
+            "departures",
+            slice.to_str().expect("UTF-8"),
+        ],
         None,
     );
     assert_eq!(code, 0, "{error}");
@@ -53,17 +61,31 @@ fn flights_answer_from_the_committed_slice() {
 fn fraud_knows_its_seventeen_features() {
     let place = Place::new(&example("fraud"), "");
     let engine = place.start();
-    let (code, events, _) = run(&["generate", "fraud", "--events", "20000", "--seed", "7", "--users", "50"], None);
+    let (code, events, _) =
+        run(&["generate", "fraud", "--events", "20000", "--seed", "7", "--users", "50"], None);
     assert_eq!(code, 0);
-    let (_, again, _) = run(&["generate", "fraud", "--events", "20000", "--seed", "7", "--users", "50"], None);
+    let (_, again, _) =
+        run(&["generate", "fraud", "--events", "20000", "--seed", "7", "--users", "50"], None);
     assert_eq!(events, again, "one seed, one stream");
     let positions = engine.append("transaction-events", &events);
     let names = [
-        "transaction_count_24h", "avg_transaction_amount_7d", "std_transaction_amount_7d",
-        "transaction_velocity_1h", "unique_merchants_30d", "user_lifetime_value", "account_age_days",
-        "kyc_verified", "typical_active_hours", "transaction_amount", "amount_zscore",
-        "transaction_currency", "merchant_category", "is_online", "is_new_merchant",
-        "merchant_category_frequency", "is_high_risk_time",
+        "transaction_count_24h",
+        "avg_transaction_amount_7d",
+        "std_transaction_amount_7d",
+        "transaction_velocity_1h",
+        "unique_merchants_30d",
+        "user_lifetime_value",
+        "account_age_days",
+        "kyc_verified",
+        "typical_active_hours",
+        "transaction_amount",
+        "amount_zscore",
+        "transaction_currency",
+        "merchant_category",
+        "is_online",
+        "is_new_merchant",
+        "merchant_category_frequency",
+        "is_high_risk_time",
     ];
     let features: Vec<String> = names.iter().map(|n| format!("user_transactions:{n}")).collect();
     let body = json!({
@@ -77,10 +99,12 @@ fn fraud_knows_its_seventeen_features() {
         "min_positions": positions,
         "wait": "10s",
     });
-    let (status, answer) = engine.post("/v1/features/online", "application/json", body.to_string().as_bytes());
+    let (status, answer) =
+        engine.post("/v1/features/online", "application/json", body.to_string().as_bytes());
     assert_eq!(status, 200, "{answer}");
     let value = |name: &str| {
-        let at = answer["metadata"]["feature_names"].as_array().expect("names").iter().position(|n| n == name);
+        let at =
+            answer["metadata"]["feature_names"].as_array().expect("names").iter().position(|n| n == name);
         answer["results"][at.expect("it was asked for")]["values"][0].clone()
     };
     assert_eq!(value("is_new_merchant"), true);

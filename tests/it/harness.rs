@@ -152,9 +152,7 @@ impl Engine {
         loop {
             let (_, health) = self.get("/v1/health");
             let partitions = health["partitions"].as_array().expect("partitions");
-            let is_quiet = partitions
-                .iter()
-                .all(|p| p["lag"] == 0 && p["applied"] == p["committed"]);
+            let is_quiet = partitions.iter().all(|p| p["lag"] == 0 && p["applied"] == p["committed"]);
             if is_quiet {
                 return self.get("/v1/stats").1;
             }

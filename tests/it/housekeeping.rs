@@ -38,7 +38,10 @@ fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
 
 #[test]
 fn idle_entities_leave_the_state_as_event_time_advances() {
-    let place = Place::new(DEFINITIONS, "checkpoint_interval: 200ms\ncommit_interval: 20ms\nlog: { embedded: { partitions: 2 } }");
+    let place = Place::new(
+        DEFINITIONS,
+        "checkpoint_interval: 200ms\ncommit_interval: 20ms\nlog: { embedded: { partitions: 2 } }",
+    );
     let engine = place.start();
     engine.append("clicks", &clicks(0..500, START_MS));
     assert_eq!(engine.settled_stats()["groups"]["by_user"]["entities"], 500);
@@ -47,7 +50,8 @@ fn idle_entities_leave_the_state_as_event_time_advances() {
     eventually("450 idle entities are still there", || {
         engine.get("/v1/stats").1["groups"]["by_user"]["entities"] == 50
     });
-    let values = engine.values(&["by_user:n_1h"], json!({"user_id": ["u7"]}), "2026-01-02T12:30:00Z", &positions);
+    let values =
+        engine.values(&["by_user:n_1h"], json!({"user_id": ["u7"]}), "2026-01-02T12:30:00Z", &positions);
     assert_eq!(values["n_1h"], json!([1, "PRESENT"]));
     engine.stop();
     let engine = place.start();
@@ -101,7 +105,8 @@ fn retention_cuts_the_log_but_nothing_that_a_restart_needs() {
             }
         }
     }
-    let values = engine.values(&["by_user:n_1h"], json!({"user_id": ["u7"]}), "2026-01-01T13:39:00Z", &json!({}));
+    let values =
+        engine.values(&["by_user:n_1h"], json!({"user_id": ["u7"]}), "2026-01-01T13:39:00Z", &json!({}));
     assert_eq!(values["n_1h"], json!([60, "PRESENT"]));
     engine.stop();
 }

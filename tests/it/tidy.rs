@@ -19,26 +19,43 @@ const LAW: [(&str, &[&str]); 16] = [
     ("state", &["codec", "error", "model", "operator"]),
     (
         "task",
-        &[
-            "clock", "codec", "error", "expr", "log", "model", "operator", "state", "telemetry",
-            "topology",
-        ],
+        &["clock", "codec", "error", "expr", "log", "model", "operator", "state", "telemetry", "topology"],
     ),
     ("worker", &["error", "log", "task"]),
     ("oracle", &["config", "model"]),
     (
         "serving",
         &[
-            "clock", "codec", "config", "error", "expr", "log", "model", "operator", "oracle",
-            "state", "task", "telemetry", "topology",
+            "clock",
+            "codec",
+            "config",
+            "error",
+            "expr",
+            "log",
+            "model",
+            "operator",
+            "oracle",
+            "state",
+            "task",
+            "telemetry",
+            "topology",
         ],
     ),
     ("telemetry", &[]),
     (
         "app",
         &[
-            "clock", "config", "error", "log", "model", "serving", "state", "task", "telemetry",
-            "topology", "worker",
+            "clock",
+            "config",
+            "error",
+            "log",
+            "model",
+            "serving",
+            "state",
+            "task",
+            "telemetry",
+            "topology",
+            "worker",
         ],
     ),
 ];
@@ -198,9 +215,10 @@ fn long_functions(text: &str) -> Vec<String> {
     let mut open: Option<(usize, usize, String)> = None;
     for (number, line) in text.lines().enumerate() {
         let indent = line.len() - line.trim_start().len();
-        let is_signature = ["fn ", "pub fn ", "pub(super) fn ", "pub(crate) fn ", "async fn ", "pub async fn "]
-            .iter()
-            .any(|start| line.trim_start().starts_with(start));
+        let is_signature =
+            ["fn ", "pub fn ", "pub(super) fn ", "pub(crate) fn ", "async fn ", "pub async fn "]
+                .iter()
+                .any(|start| line.trim_start().starts_with(start));
         if is_signature {
             open = Some((number, indent, line.trim().to_owned()));
         } else if let Some((start, at, name)) = &open
@@ -219,7 +237,9 @@ fn long_functions(text: &str) -> Vec<String> {
 #[test]
 fn functions_fit_a_screen() {
     let mut broken = Vec::new();
-    for (path, text) in all_sources().iter().filter(|(p, _)| p.starts_with("src/") && !p.contains("generated/")) {
+    for (path, text) in
+        all_sources().iter().filter(|(p, _)| p.starts_with("src/") && !p.contains("generated/"))
+    {
         broken.extend(long_functions(text).into_iter().map(|f| format!("{path}: {f}")));
     }
     assert!(broken.is_empty(), "{}", broken.join("\n"));

@@ -108,8 +108,8 @@ fn target(arguments: &Arguments) -> Outcome<Target> {
     if let Some(url) = &arguments.server {
         return Ok(Target::Server(url.trim_end_matches('/').to_owned()));
     }
-    let mut settings = Settings::load(&arguments.config, std::env::vars(), &[])
-        .map_err(|lines| lines.join("\n"))?;
+    let mut settings =
+        Settings::load(&arguments.config, std::env::vars(), &[]).map_err(|lines| lines.join("\n"))?;
     if let Some(data_dir) = &arguments.data_dir {
         settings.data_dir.clone_from(data_dir);
     }
@@ -167,7 +167,9 @@ impl Target {
 
     fn keys(&self, group: &str, prefix: &str, limit: usize) -> Outcome<Json> {
         match self {
-            Self::Server(_) => self.json(&format!("keys/{group}?limit={limit}&prefix={}", encoded(prefix)), None),
+            Self::Server(_) => {
+                self.json(&format!("keys/{group}?limit={limit}&prefix={}", encoded(prefix)), None)
+            }
             Self::Folder(view) => {
                 let query = inspect::KeysQuery { prefix: prefix.to_owned(), limit };
                 inspect::keys(view, group, &query).map_err(|e| e.to_string())
@@ -185,9 +187,7 @@ impl Target {
     fn log(&self, topic: &str, partition: u32, from: u64, n: usize) -> Outcome<Json> {
         match self {
             Self::Server(_) => self.json(&format!("log/{topic}/{partition}/{from}/{n}"), None),
-            Self::Folder(view) => {
-                inspect::log(view, topic, partition, from, n).map_err(|e| e.to_string())
-            }
+            Self::Folder(view) => inspect::log(view, topic, partition, from, n).map_err(|e| e.to_string()),
         }
     }
 
@@ -211,11 +211,22 @@ fn encoded(text: &str) -> String {
 fn run(target: &Target, command: &Command) -> Outcome<ExitCode> {
     match command {
         Command::Partitions => {
-            println!("{:<44} {:>10} {:>12} {:>12} {:>12} {:>8}", "task", "state", "applied", "committed", "redo from", "lag");
+            println!(
+                "{:<44} {:>10} {:>12} {:>12} {:>12} {:>8}",
+                "task", "state", "applied", "committed", "redo from", "lag"
+            );
             for p in target.partitions()?.as_array().into_iter().flatten() {
                 let n = |key: &str| p[key].as_u64().unwrap_or(0);
                 let text = |key: &str| p[key].as_str().unwrap_or("").to_owned();
-                println!("{:<44} {:>10} {:>12} {:>12} {:>12} {:>8}", text("task"), text("state"), n("applied"), n("committed"), n("redo_from"), n("lag"));
+                println!(
+                    "{:<44} {:>10} {:>12} {:>12} {:>12} {:>8}",
+                    text("task"),
+                    text("state"),
+                    n("applied"),
+                    n("committed"),
+                    n("redo_from"),
+                    n("lag")
+                );
             }
         }
         Command::Keys { group, prefix, limit } => {

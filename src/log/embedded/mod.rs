@@ -61,8 +61,7 @@ pub struct LogOptions {
 pub fn hold_folder(folder: &Path) -> Result<File> {
     std::fs::create_dir_all(folder)?;
     let path = folder.join("LOCK");
-    let mut file =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
     if file.try_lock().is_err() {
         let mut holder = String::new();
         file.read_to_string(&mut holder)?;
@@ -243,8 +242,7 @@ impl EmbeddedLog {
                 break;
             }
             let mut reader = Reader(value);
-            let (Some(count), Some(bytes), Some(time)) = (reader.u32(), reader.u64(), reader.i64())
-            else {
+            let (Some(count), Some(bytes), Some(time)) = (reader.u32(), reader.u64(), reader.i64()) else {
                 return Err(Error::corrupted("the index of the log is unreadable"));
             };
             kept_bytes += bytes;
@@ -264,9 +262,10 @@ fn load_partition(db: &DB, topic: u32, partition: u32) -> Result<Partition> {
     iterator.seek(batch_key(b'i', topic, partition, 0));
     let start = iterator.key().filter(|k| k.starts_with(prefix)).and_then(base_of);
     iterator.seek_for_prev(batch_key(b'i', topic, partition, u64::MAX));
-    let end = iterator.item().filter(|(k, _)| k.starts_with(prefix)).and_then(|(key, value)| {
-        Some(base_of(key)? + u64::from(Reader(value).u32()?))
-    });
+    let end = iterator
+        .item()
+        .filter(|(k, _)| k.starts_with(prefix))
+        .and_then(|(key, value)| Some(base_of(key)? + u64::from(Reader(value).u32()?)));
     iterator.status().map_err(failed("read the log"))?;
     // A partition that was purged whole keeps its end.
     let kept = db.get(batch_key(b'e', topic, partition, 0)).map_err(failed("read the log"))?;
@@ -298,10 +297,7 @@ impl Log for EmbeddedLog {
         value.extend(partitions.to_le_bytes());
         let mut options = WriteOptions::default();
         options.set_sync(true);
-        self.shared
-            .db
-            .put_opt(topic_key(topic), value, &options)
-            .map_err(failed("create a topic"))?;
+        self.shared.db.put_opt(topic_key(topic), value, &options).map_err(failed("create a topic"))?;
         let partitions = (0..partitions).map(|_| Mutex::default()).collect();
         topics.insert(topic.to_owned(), Arc::new(Topic { id, partitions }));
         Ok(())
@@ -326,7 +322,10 @@ impl Log for EmbeddedLog {
         let end = {
             let log = found.partitions[partition as usize].lock();
             if from < log.start {
-                let message = format!("offset {from} of {topic}/{partition} is cut off; the log starts at {}", log.start);
+                let message = format!(
+                    "offset {from} of {topic}/{partition} is cut off; the log starts at {}",
+                    log.start
+                );
                 return Err(Error::corrupted(message));
             }
             if from >= log.end {

@@ -10,8 +10,8 @@ use rocksdb::{WriteBatch, WriteOptions};
 
 use super::{FsyncPolicy, GROUP_BYTES, Request, Shared, Topic, batch_key, failed, task_key};
 use crate::error::{Error, Result};
-use crate::log::batch::LogBatch;
 use crate::log::Append;
+use crate::log::batch::LogBatch;
 use crate::model::Offset;
 
 pub(super) struct Writer {

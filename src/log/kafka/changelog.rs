@@ -119,8 +119,10 @@ impl KafkaLog {
                 }
                 Some(Err(error)) => return Err(failed("follow a changelog")(error)),
                 None if heard_at.elapsed() > SILENCE_MAX => {
-                    let message = format!("{changelog}/{partition} has stood at {next} of {goal} for {SILENCE_MAX:?}");
-                    return Err(Error::unavailable(message).with_hint("a transaction may be open; the engine goes on trying"));
+                    let message =
+                        format!("{changelog}/{partition} has stood at {next} of {goal} for {SILENCE_MAX:?}");
+                    return Err(Error::unavailable(message)
+                        .with_hint("a transaction may be open; the engine goes on trying"));
                 }
                 None => {}
             }
@@ -159,7 +161,8 @@ impl KafkaLog {
     /// # Errors
     /// The brokers do not answer.
     pub fn recovered(&self, topic: &str, partition: u32) -> Result<Recovered> {
-        let reader: BaseConsumer = self.options.reader().create().map_err(failed("read committed offsets"))?;
+        let reader: BaseConsumer =
+            self.options.reader().create().map_err(failed("read committed offsets"))?;
         let mut found = committed(&reader, &[(topic, partition)])?;
         // "None" may be the answer of a coordinator that has just moved.
         for _ in 0..3 {
@@ -177,8 +180,7 @@ impl KafkaLog {
 /// Of several rows of one key, the last.
 fn last_of_each(rows: Vec<Change>) -> Vec<Change> {
     let mut seen = hashbrown::HashSet::new();
-    let mut kept: Vec<Change> =
-        rows.into_iter().rev().filter(|(key, _)| seen.insert(key.clone())).collect();
+    let mut kept: Vec<Change> = rows.into_iter().rev().filter(|(key, _)| seen.insert(key.clone())).collect();
     kept.reverse();
     kept
 }

@@ -51,8 +51,10 @@ impl KafkaOptions {
     pub fn check(&self) -> Result<()> {
         let taken = self.properties.iter().find(|(name, _)| RESERVED.contains(&name.as_str()));
         let Some((name, _)) = taken else { return Ok(()) };
-        Err(Error::invalid(format!("`log.kafka.properties` sets `{name}`, which exactly-once needs as it is"))
-            .with_hint("leave it out"))
+        Err(Error::invalid(format!(
+            "`log.kafka.properties` sets `{name}`, which exactly-once needs as it is"
+        ))
+        .with_hint("leave it out"))
     }
 
     fn base(&self) -> ClientConfig {

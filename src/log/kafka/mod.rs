@@ -27,8 +27,8 @@ use crate::model::Offset;
 pub use changelog::{BARRIER_KEY, Following};
 pub use client::KafkaOptions;
 pub use session::KafkaSession;
-use topics::Topics;
 pub use topics::TopicKind;
+use topics::Topics;
 
 /// Longest wait for an answer of a broker.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -143,7 +143,8 @@ impl KafkaLog {
         match partitions {
             Some(wanted) if wanted != found => {
                 let message = format!("topic `{topic}` has {found} partitions, and {wanted} are needed");
-                Err(Error::invalid(message).with_hint("delete it if nothing of it is needed, or use another `app`"))
+                Err(Error::invalid(message)
+                    .with_hint("delete it if nothing of it is needed, or use another `app`"))
             }
             _ => Ok(found),
         }
@@ -252,13 +253,21 @@ impl Log for KafkaLog {
         match entry.error {
             Some(error) => Err(Error::unavailable(format!("append: {error}"))
                 .with_hint("some of the records may have been appended")),
-            None if entry.done < entry.records => Err(Error::unavailable("Kafka has not acknowledged the append in time")
-                .with_hint("it may have been appended all the same")),
+            None if entry.done < entry.records => {
+                Err(Error::unavailable("Kafka has not acknowledged the append in time")
+                    .with_hint("it may have been appended all the same"))
+            }
             None => Ok(entry.positions),
         }
     }
 
-    fn read(&self, topic: &str, partition: u32, from: Offset, bytes_max: usize) -> Result<Vec<Arc<LogBatch>>> {
+    fn read(
+        &self,
+        topic: &str,
+        partition: u32,
+        from: Offset,
+        bytes_max: usize,
+    ) -> Result<Vec<Arc<LogBatch>>> {
         let (_, end) = self.watermarks(topic, partition)?;
         if from >= end {
             return Ok(Vec::new());

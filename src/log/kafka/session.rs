@@ -100,7 +100,8 @@ pub(super) fn push_message(builder: &mut SparseBuilder, message: &BorrowedMessag
         Timestamp::NotAvailable => 0,
     };
     let headers: Vec<(String, Vec<u8>)> = message.headers().map_or_else(Vec::new, |headers| {
-        let owned = |h: rdkafka::message::Header<'_, &[u8]>| (h.key.to_owned(), h.value.unwrap_or_default().to_vec());
+        let owned =
+            |h: rdkafka::message::Header<'_, &[u8]>| (h.key.to_owned(), h.value.unwrap_or_default().to_vec());
         headers.iter().map(owned).collect()
     });
     builder.push((message.offset() as Offset, time), message.key(), message.payload(), &headers);
@@ -112,12 +113,19 @@ impl KafkaSession {
     ///
     /// # Errors
     /// A property is unknown, or the brokers refuse.
-    pub fn join(options: &KafkaOptions, index: usize, topics: &[&str], stop: Arc<AtomicBool>) -> Result<Self> {
+    pub fn join(
+        options: &KafkaOptions,
+        index: usize,
+        topics: &[&str],
+        stop: Arc<AtomicBool>,
+    ) -> Result<Self> {
         let mut transactions = Transactions::new(options.clone(), index);
         // Before anything is read: what a predecessor left open is ended (PROTOCOL 20).
         transactions.renew().map_err(failed("start a producer"))?;
-        let consumer: BaseConsumer<Context> =
-            options.member(index).create_with_context(Context::default()).map_err(failed("join the group"))?;
+        let consumer: BaseConsumer<Context> = options
+            .member(index)
+            .create_with_context(Context::default())
+            .map_err(failed("join the group"))?;
         consumer.subscribe(topics).map_err(failed("join the group"))?;
         Ok(Self {
             consumer,
@@ -171,7 +179,9 @@ impl KafkaSession {
         }
         builders.extend(last);
         for (input, builder) in builders {
-            let (Some(input), Some(batch)) = (self.inputs.get_mut(&input), builder.finish()) else { continue };
+            let (Some(input), Some(batch)) = (self.inputs.get_mut(&input), builder.finish()) else {
+                continue;
+            };
             if batch.base < input.next {
                 // Fetched before the seek.
                 continue;
@@ -249,7 +259,8 @@ impl KafkaSession {
     fn resolve(&mut self, commits: &[TaskCommit]) -> Outcome {
         loop {
             let found = self.transactions.renew().map_err(failed("start a producer")).and_then(|()| {
-                let inputs: Vec<(&str, u32)> = commits.iter().map(|c| (c.topic.as_str(), c.partition)).collect();
+                let inputs: Vec<(&str, u32)> =
+                    commits.iter().map(|c| (c.topic.as_str(), c.partition)).collect();
                 committed(&self.consumer, &inputs)
             });
             match found {

@@ -1,0 +1,120 @@
+//! A real Kafka for one test, and a producer and a reader that know nothing of the engine.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::{Message, OwnedMessage};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
+
+use crate::harness::root;
+
+/// Brokers that end with the test.
+pub struct Broker {
+    folder: tempfile::TempDir,
+    pub bootstrap: String,
+}
+
+impl Broker {
+    /// Starts one.
+    pub fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let output = script(&["start", folder.path().to_str().expect("UTF-8")]);
+        let bootstrap = output.lines().last().expect("an address").to_owned();
+        Self { folder, bootstrap }
+    }
+
+    /// `log:` of a configuration, with short timeouts.
+    pub fn log(&self, partitions: u32) -> String {
+        format!(
+            "log: {{ kafka: {{ brokers: [\"{}\"], partitions: {partitions}, properties: {{ session.timeout.ms: 6000, heartbeat.interval.ms: 500 }} }} }}",
+            self.bootstrap
+        )
+    }
+
+    pub fn producer(&self) -> ThreadedProducer<DefaultProducerContext> {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.bootstrap)
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "1");
+        config.create().expect("a producer")
+    }
+
+    /// All committed records of a topic, by partition and offset.
+    pub fn read(&self, topic: &str) -> Vec<OwnedMessage> {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.bootstrap)
+            .set("group.id", "test-reader")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("isolation.level", "read_committed");
+        let consumer: BaseConsumer = config.create().expect("a consumer");
+        let metadata = consumer
+            .fetch_metadata(Some(topic), Duration::from_secs(10))
+            .expect("metadata");
+        let count = metadata.topics()[0].partitions().len();
+        let mut list = TopicPartitionList::new();
+        for partition in 0..count {
+            list.add_partition_offset(topic, partition as i32, Offset::Beginning)
+                .expect("a partition");
+        }
+        consumer.assign(&list).expect("assigned");
+        let (mut found, mut ended) = (Vec::new(), 0);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while ended < count {
+            assert!(
+                Instant::now() < deadline,
+                "{topic} cannot be read to its end"
+            );
+            match consumer.poll(Duration::from_millis(200)) {
+                Some(Ok(message)) => found.push(message.detach()),
+                Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => ended += 1,
+                Some(Err(error)) => panic!("{topic}: {error}"),
+                None => {}
+            }
+        }
+        found.sort_by_key(|m| (m.partition(), m.offset()));
+        found
+    }
+}
+
+/// Sends payloads to partitions, and waits until they are acknowledged.
+pub fn send(
+    producer: &ThreadedProducer<DefaultProducerContext>,
+    topic: &str,
+    records: &[(u32, Option<String>, String)],
+) {
+    for (partition, key, payload) in records {
+        let mut record: BaseRecord<'_, str, str> = BaseRecord::to(topic)
+            .partition(*partition as i32)
+            .payload(payload);
+        record.key = key.as_deref();
+        producer.send(record).map_err(|(e, _)| e).expect("sent");
+    }
+    producer
+        .flush(Duration::from_secs(30))
+        .expect("acknowledged");
+}
+
+fn script(arguments: &[&str]) -> String {
+    let output = Command::new(root().join("tools/kafka/broker"))
+        .args(arguments)
+        .output()
+        .expect("it runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        script(&["stop", self.folder.path().to_str().expect("UTF-8")]);
+    }
+}

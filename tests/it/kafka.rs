@@ -1,0 +1,177 @@
+//! The engine on a real Kafka: killed at random moments, with its disk, without it, and with an
+//! older copy of it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use rdkafka::message::Message;
+use serde_json::{Value as Json, json};
+use thalweg::model::partition_of;
+
+use crate::broker::{Broker, send};
+use crate::crash::{DEFINITIONS, batch, counts, kill_by_id, random, readings};
+use crate::harness::Place;
+
+const PARTITIONS: u32 = 3;
+
+/// The records of a batch as the engine's own append would place them.
+fn records(number: u64) -> Vec<(u32, Option<String>, String)> {
+    batch(number)
+        .lines()
+        .map(|line| {
+            let key = serde_json::from_str::<Json>(line)
+                .ok()
+                .and_then(|e| e["user_id"].as_str().map(str::to_owned));
+            let bytes = key.as_deref().unwrap_or(line);
+            (
+                partition_of(bytes.as_bytes(), PARTITIONS),
+                key.clone(),
+                line.to_owned(),
+            )
+        })
+        .collect()
+}
+
+fn copy(from: &Path, to: &Path) {
+    let _ = std::fs::remove_dir_all(to);
+    let done = std::process::Command::new("cp")
+        .arg("-a")
+        .args([from, to])
+        .status()
+        .expect("cp runs");
+    assert!(done.success());
+}
+
+/// What an undisturbed engine on the embedded log makes of the same batches.
+fn undisturbed(batches: u64) -> (Json, Vec<Json>) {
+    let more = format!("log: {{ embedded: {{ partitions: {PARTITIONS}, fsync: never }} }}");
+    let calm = Place::new(DEFINITIONS, &more);
+    let engine = calm.start();
+    for number in 0..batches {
+        engine.append("payments", &batch(number));
+    }
+    let wanted = (counts(engine.settled_stats()), readings(&engine, batches));
+    engine.stop();
+    wanted
+}
+
+#[test]
+fn kills_lose_and_double_nothing_on_kafka() {
+    let cycles: u64 = std::env::var("THALWEG_TEST_KILLS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(12);
+    let batches = cycles * 6;
+    let (wanted_counts, wanted) = undisturbed(batches);
+    let broker = Broker::start();
+    let quick = format!(
+        "checkpoint_interval: 300ms\ncommit_interval: 20ms\n{}",
+        broker.log(PARTITIONS)
+    );
+    let place = Place::new(DEFINITIONS, &quick);
+    let state = place.folder.path().join("data/state");
+    let older = place.folder.path().join("older");
+    let mut engine = place.start();
+    let producer = broker.producer();
+    for cycle in 0..cycles {
+        for number in cycle * 6..(cycle + 1) * 6 {
+            send(&producer, "payments", &records(number));
+            if number % 6 == random(cycle) % 6 {
+                std::thread::sleep(Duration::from_micros(random(cycle + 77) % 400_000));
+                kill_by_id(&engine);
+                engine.kill();
+                match cycle % 4 {
+                    1 => copy(&state, &older),
+                    2 => std::fs::remove_dir_all(&state).expect("it is there"),
+                    3 if older.exists() => copy(&older, &state),
+                    _ => {}
+                }
+                engine = place.start();
+            }
+        }
+    }
+    assert_eq!(counts(engine.settled_stats()), wanted_counts);
+    for (found, wanted) in readings(&engine, batches).iter().zip(&wanted) {
+        assert_eq!(found, wanted);
+    }
+    engine.stop();
+    // Every dead letter exactly once, for readers of what is committed.
+    let letters = broker.read("test-dead-letters");
+    let malformed = wanted_counts["sources"]["payments"]["dead_lettered"]["malformed"].as_u64();
+    assert_eq!(Some(letters.len() as u64), malformed);
+    let mut origins: Vec<(i32, i64)> = letters.iter().map(origin).collect();
+    origins.sort_unstable();
+    origins.dedup();
+    assert_eq!(Some(origins.len() as u64), malformed);
+    // Once more without any disk.
+    std::fs::remove_dir_all(&state).expect("it is there");
+    let engine = place.start();
+    assert_eq!(readings(&engine, batches), wanted);
+    assert_eq!(counts(engine.settled_stats()), wanted_counts);
+    engine.stop();
+}
+
+/// Partition and offset that a dead letter names.
+fn origin(letter: &rdkafka::message::OwnedMessage) -> (i32, i64) {
+    use rdkafka::message::Headers;
+    let headers = letter.headers().expect("headers");
+    let number = |name: &str| -> i64 {
+        let header = headers.iter().find(|h| h.key == name).expect("a header");
+        std::str::from_utf8(header.value.expect("a value"))
+            .expect("text")
+            .parse()
+            .expect("a number")
+    };
+    (
+        number("__connect.errors.partition") as i32,
+        number("__connect.errors.offset"),
+    )
+}
+
+#[test]
+fn the_log_is_a_matter_of_configuration() {
+    let broker = Broker::start();
+    let definitions = std::fs::read_to_string(
+        crate::harness::root().join("config/examples/flights/features.yaml"),
+    );
+    let definitions = definitions.expect("the example is there");
+    let table = crate::harness::root().join("config/examples/flights/departures.csv");
+    let mut answers = Vec::new();
+    for log in [
+        "log: { embedded: { partitions: 4 } }".to_owned(),
+        broker.log(4),
+    ] {
+        let place = Place::new(&definitions, &log);
+        let engine = place.start();
+        let config = place.config();
+        let arguments = [
+            "ingest",
+            "--config",
+            config.to_str().expect("UTF-8"),
+            "--topic",
+            "departures",
+            table.to_str().expect("UTF-8"),
+        ];
+        let (code, out, _) = crate::harness::run(&arguments, None);
+        assert_eq!(code, 0, "{out}");
+        let stats = counts(engine.settled_stats());
+        let mut seen = vec![stats];
+        for origin in ["JFK", "LGA", "EWR"] {
+            let body = json!({
+                "features": ["origin_traffic:departures_24h", "origin_traffic:delay_mean_1h", "origin_traffic:busiest_carriers_24h"],
+                "entities": { "origin": [origin] },
+                "as_of": "2013-01-17T12:00:00Z",
+            });
+            let (status, answer) = engine.post(
+                "/v1/features/online",
+                "application/json",
+                body.to_string().as_bytes(),
+            );
+            assert_eq!(status, 200, "{answer}");
+            seen.push(answer["results"].clone());
+        }
+        engine.stop();
+        answers.push(seen);
+    }
+    assert_eq!(answers[0], answers[1]);
+}
