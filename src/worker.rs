@@ -176,7 +176,7 @@ impl Loop {
     fn welcome(&mut self) {
         while let Ok(runner) = self.taken_over.1.try_recv() {
             // One that was given up may have been about to arrive.
-            let is_wanted = self.host.as_ref().is_some_and(|h| h.is_wanted(runner.incarnation()));
+            let is_wanted = self.host.as_ref().is_some_and(|h| h.is_wanted(runner.task().incarnation));
             let (topic, partition) = input_of(runner.task());
             if !is_wanted || !self.owned.contains(&(topic.clone(), partition)) {
                 continue;

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::{Engine, Expired, Housekeeper, Parts, input_topics, limits_of, task_of};
+use super::{Engine, Expired, Housekeeper, Parts, Place, input_topics, limits_of, task_of};
 use crate::clock::{Clock, SystemClock};
 use crate::config::settings::{Fsync, Settings};
 use crate::error::{Error, Result};
@@ -43,7 +43,6 @@ pub fn open_read_only(settings: &Settings, topology: Topology) -> Result<View> {
         checkpoint_interval: settings.checkpoint_interval,
         cache_bytes: usize::MAX,
         has_changelog: false,
-        incarnation: 0,
         clock: Arc::clone(&clock),
         metrics: Arc::clone(&metrics),
     };
@@ -117,7 +116,8 @@ fn open_tasks(
     for topic in input_topics(topology, &settings.app) {
         for partition in 0..settings.partitions {
             let store = open_store(&topic, partition)?;
-            tasks.push(Arc::new(task_of(topology, &settings.app, &topic, partition, store)));
+            let place = Place { topic: topic.clone(), partition, incarnation: 0 };
+            tasks.push(Arc::new(task_of(topology, &settings.app, &place, store)));
         }
     }
     Ok(tasks)

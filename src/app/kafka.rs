@@ -10,7 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
-use super::{Engine, Housekeeper, Parts, input_topics, task_of};
+use super::{Engine, Housekeeper, Parts, Place, input_topics, task_of};
 use crate::config::settings::KafkaSettings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{BARRIER_KEY, Following, KafkaLog, KafkaOptions, KafkaSession, Log, ResumePoint, TopicKind};
@@ -113,28 +113,20 @@ struct KafkaHost {
     view: Arc<View>,
     options: RunnerOptions,
     /// Tasks of this worker. A takeover goes on as long as its task is among them.
-    mine: Arc<Mutex<Vec<Wanted>>>,
+    mine: Arc<Mutex<Vec<Place>>>,
     is_assigned: Arc<AtomicBool>,
-}
-
-/// A partition that the worker owns, and the name of its takeover.
-#[derive(Clone, PartialEq, Eq)]
-struct Wanted {
-    topic: String,
-    partition: u32,
-    incarnation: u64,
 }
 
 impl Host for KafkaHost {
     fn take_over(&self, inputs: &[(String, u32)], done: &Sender<Runner>) {
         for (topic, partition) in inputs {
-            let wanted = Wanted { topic: topic.clone(), partition: *partition, incarnation: random() };
+            let wanted = Place { topic: topic.clone(), partition: *partition, incarnation: random() };
             self.mine.lock().push(wanted.clone());
             let takeover = Takeover {
                 parts: Arc::clone(&self.parts),
                 log: Arc::clone(&self.log),
                 view: Arc::clone(&self.view),
-                options: RunnerOptions { incarnation: wanted.incarnation, ..self.options.clone() },
+                options: self.options.clone(),
                 mine: Arc::clone(&self.mine),
                 wanted,
             };
@@ -152,13 +144,14 @@ impl Host for KafkaHost {
     }
 
     fn keep_only(&self, inputs: &[(String, u32)]) {
-        let is_kept = |w: &Wanted| inputs.iter().any(|(t, p)| *t == w.topic && *p == w.partition);
+        let is_kept = |w: &Place| inputs.iter().any(|(t, p)| *t == w.topic && *p == w.partition);
         let mut mine = self.mine.lock();
-        let (kept, gone): (Vec<Wanted>, Vec<Wanted>) = mine.drain(..).partition(is_kept);
+        let (kept, gone): (Vec<Place>, Vec<Place>) = mine.drain(..).partition(is_kept);
         *mine = kept;
         drop(mine);
         self.view.change_tasks(|tasks| {
-            tasks.retain(|t| !gone.iter().any(|w| w.topic == t.topic && w.partition == t.partition));
+            // Another worker of this node may have taken one over in the meantime.
+            tasks.retain(|t| !gone.iter().any(|w| w.incarnation == t.incarnation));
         });
     }
 }
@@ -169,8 +162,8 @@ struct Takeover {
     log: Arc<KafkaLog>,
     view: Arc<View>,
     options: RunnerOptions,
-    mine: Arc<Mutex<Vec<Wanted>>>,
-    wanted: Wanted,
+    mine: Arc<Mutex<Vec<Place>>>,
+    wanted: Place,
 }
 
 impl Takeover {
@@ -179,10 +172,9 @@ impl Takeover {
     }
 
     fn run(self, done: &Sender<Runner>) {
-        let (topic, partition) = (self.wanted.topic.clone(), self.wanted.partition);
         let Some(store) = self.open() else { return };
         let app = &self.parts.settings.app;
-        let mut task = Arc::new(task_of(&self.parts.topology, app, &topic, partition, store));
+        let mut task = Arc::new(task_of(&self.parts.topology, app, &self.wanted, store));
         self.show(&task);
         while self.is_wanted() {
             match self.try_once(&mut task) {
@@ -260,7 +252,9 @@ impl Takeover {
 
     /// From where the store can follow the changelog; `None`: it cannot (PROTOCOL 24, 32).
     fn usable_position(&self, store: &dyn StateStore) -> Result<Option<u64>> {
-        let Some(meta) = StoreMeta::read(store)? else { return Ok(None) };
+        let Some(meta) = StoreMeta::read(store)? else {
+            return Ok(None);
+        };
         let (start, end) = self.log.changelog_ends(&self.wanted.topic, self.wanted.partition)?;
         let age = self.parts.clock.now() - meta.time;
         let is_usable = (start..=end).contains(&meta.position) && age < STORE_AGE_MAX;

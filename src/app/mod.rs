@@ -27,6 +27,9 @@ use crate::worker::Worker;
 
 pub use embedded::open_read_only;
 
+/// Pause between two looks at what is not ready yet.
+const READY_PAUSE: Duration = Duration::from_millis(10);
+
 /// A running engine.
 pub struct Engine {
     /// What serving sees of it.
@@ -124,7 +127,6 @@ impl Parts {
             checkpoint_interval: self.settings.checkpoint_interval,
             cache_bytes: self.memory.units / with_units.max(1),
             has_changelog,
-            incarnation: 0,
             clock: Arc::clone(&self.clock),
             metrics: Arc::clone(&self.metrics),
         }
@@ -141,21 +143,31 @@ impl Parts {
     }
 }
 
-/// The task on `partition` of `topic`, which is a source's or a repartition topic.
-fn task_of(topology: &Topology, app: &str, topic: &str, partition: u32, store: SharedStore) -> Task {
-    let repartitioned = topology.groups.iter().find(|g| !g.is_direct && g.repartition_topic(app) == topic);
+/// The task at `place`, whose topic is a source's or a repartition topic.
+fn task_of(topology: &Topology, app: &str, place: &Place, store: SharedStore) -> Task {
+    let Place { topic, partition, incarnation } = place;
+    let repartitioned = topology.groups.iter().find(|g| !g.is_direct && g.repartition_topic(app) == *topic);
     if let Some(group) = repartitioned {
         let groups = vec![(Arc::clone(group), true)];
-        return Task::new(topic, partition, TaskInput::Repartition, groups, store);
+        return Task::new(topic, *partition, *incarnation, TaskInput::Repartition, groups, store);
     }
-    let sources = topology.sources.iter().filter(|s| s.topic == topic).cloned().collect();
+    let sources = topology.sources.iter().filter(|s| s.topic == *topic).cloned().collect();
     let groups: Vec<(Arc<Group>, bool)> = topology
         .groups
         .iter()
-        .filter(|g| g.source.topic == topic)
+        .filter(|g| g.source.topic == *topic)
         .map(|g| (Arc::clone(g), g.is_direct))
         .collect();
-    Task::new(topic, partition, TaskInput::Topic { sources }, groups, store)
+    Task::new(topic, *partition, *incarnation, TaskInput::Topic { sources }, groups, store)
+}
+
+/// A partition that a worker owns.
+#[derive(Clone, PartialEq, Eq)]
+struct Place {
+    topic: String,
+    partition: u32,
+    /// Names the takeover; 0 where nobody can take over.
+    incarnation: u64,
 }
 
 /// Topics that tasks read: those of sources, and those between the stages.
@@ -186,20 +198,26 @@ impl Engine {
     /// # Errors
     /// One cannot.
     pub fn wait_ready(&self) -> Result<()> {
-        while !self.assigned.iter().all(|a| a.load(Ordering::Acquire)) {
-            if self.stop.load(Ordering::Acquire) {
-                return Ok(());
+        while !self.stop.load(Ordering::Acquire) {
+            let is_assigned = self.assigned.iter().all(|a| a.load(Ordering::Acquire));
+            // Asked anew: tasks may move while others restore.
+            let owned = self.view.owned();
+            let restoring = owned.tasks.iter().find(|t| t.status() == Status::Restoring);
+            match restoring {
+                Some(task) => {
+                    task.wait_for(Instant::now() + READY_PAUSE, |_| task.status() != Status::Restoring);
+                }
+                None if is_assigned => {
+                    let failed = owned.tasks.iter().find_map(|t| Some((&t.name, t.failure()?)));
+                    if let Some((task, why)) = failed {
+                        return Err(Error::internal(format!("{task}: {why}")));
+                    }
+                    self.view.set_started();
+                    break;
+                }
+                None => std::thread::sleep(READY_PAUSE),
             }
-            std::thread::sleep(Duration::from_millis(10));
         }
-        for task in &self.view.owned().tasks {
-            let far = Instant::now() + Duration::from_secs(24 * 3600);
-            task.wait_for(far, |_| task.status() != Status::Restoring);
-            if let Some(why) = task.failure() {
-                return Err(Error::internal(format!("{}: {why}", task.name)));
-            }
-        }
-        self.view.set_started();
         Ok(())
     }
 

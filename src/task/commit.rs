@@ -163,7 +163,7 @@ impl Runner {
             .map(|(to, counts)| (to.group.name.clone(), *counts))
             .collect();
         Barrier {
-            incarnation: self.incarnation,
+            incarnation: self.task.incarnation,
             sequence: self.sequence + 1,
             committed,
             redo_from,
@@ -177,7 +177,9 @@ impl Runner {
 
     /// A marker for every partition of every repartition topic that the task feeds (PROTOCOL 41).
     fn add_markers(&self, appends: &mut Vec<Append>) {
-        let TaskInput::Topic { sources } = &self.task.input else { return };
+        let TaskInput::Topic { sources } = &self.task.input else {
+            return;
+        };
         if self.position == self.committed {
             return;
         }
@@ -241,11 +243,6 @@ impl Runner {
     /// The shared side.
     pub fn task(&self) -> &Arc<Task> {
         &self.task
-    }
-
-    /// Names the takeover.
-    pub fn incarnation(&self) -> u64 {
-        self.incarnation
     }
 
     /// Name of the last commit; none: there was none.

@@ -146,6 +146,8 @@ pub struct Task {
     pub topic: String,
     /// Partition that it reads, and is.
     pub partition: u32,
+    /// Name of this takeover of it (PROTOCOL 2); 0 where nobody can take over.
+    pub incarnation: u64,
     /// See [`TaskInput`].
     pub input: TaskInput,
     /// Groups that it serves or feeds.
@@ -181,6 +183,7 @@ impl Task {
     pub fn new(
         topic: &str,
         partition: u32,
+        incarnation: u64,
         input: TaskInput,
         groups: Vec<(Arc<Group>, bool)>,
         store: SharedStore,
@@ -211,6 +214,7 @@ impl Task {
             name: format!("{topic}/{partition}"),
             topic: topic.to_owned(),
             partition,
+            incarnation,
             input,
             groups,
             store,

@@ -34,8 +34,6 @@ pub struct RunnerOptions {
     pub cache_bytes: usize,
     /// Whether committed rows also go to a changelog.
     pub has_changelog: bool,
-    /// Names the takeover.
-    pub incarnation: u64,
     /// The time of day, for how old the store is.
     pub clock: Arc<dyn Clock>,
     /// Figures.
@@ -85,8 +83,6 @@ pub struct Runner {
     pub(super) stored: Offset,
     pub(super) stored_at: Instant,
     pub(super) last_txn_id: Option<String>,
-    /// Names this takeover among all of the task.
-    pub(super) incarnation: u64,
     pub(super) sequence: u64,
     pub(super) sources: Vec<SourceProgress>,
     pub(super) groups: Vec<GroupCounts>,
@@ -128,7 +124,6 @@ impl Runner {
             stored: 0,
             stored_at: Instant::now(),
             last_txn_id: None,
-            incarnation: options.incarnation,
             sequence: 0,
             sources: vec![SourceProgress::default(); task.stream_times.len()],
             groups: vec![GroupCounts::default(); task.groups.len()],

@@ -51,13 +51,12 @@ impl Bench {
     fn take_over(&self) -> crate::error::Result<Runner> {
         let groups = self.topology.groups.iter().map(|g| (Arc::clone(g), true)).collect();
         let input = TaskInput::Topic { sources: self.topology.sources.clone() };
-        let task = Task::new("clicks", 0, input, groups, Arc::clone(&self.store));
+        let task = Task::new("clicks", 0, 0, input, groups, Arc::clone(&self.store));
         let options = RunnerOptions {
             app: self.app.clone(),
             checkpoint_interval: self.checkpoint_interval,
             cache_bytes: 1 << 20,
             has_changelog: false,
-            incarnation: 0,
             clock: Arc::new(ManualClock::default()),
             metrics: Arc::new(Metrics::default()),
         };

@@ -53,23 +53,17 @@ impl Broker {
             .set("enable.partition.eof", "true")
             .set("isolation.level", "read_committed");
         let consumer: BaseConsumer = config.create().expect("a consumer");
-        let metadata = consumer
-            .fetch_metadata(Some(topic), Duration::from_secs(10))
-            .expect("metadata");
+        let metadata = consumer.fetch_metadata(Some(topic), Duration::from_secs(10)).expect("metadata");
         let count = metadata.topics()[0].partitions().len();
         let mut list = TopicPartitionList::new();
         for partition in 0..count {
-            list.add_partition_offset(topic, partition as i32, Offset::Beginning)
-                .expect("a partition");
+            list.add_partition_offset(topic, partition as i32, Offset::Beginning).expect("a partition");
         }
         consumer.assign(&list).expect("assigned");
         let (mut found, mut ended) = (Vec::new(), 0);
         let deadline = Instant::now() + Duration::from_secs(30);
         while ended < count {
-            assert!(
-                Instant::now() < deadline,
-                "{topic} cannot be read to its end"
-            );
+            assert!(Instant::now() < deadline, "{topic} cannot be read to its end");
             match consumer.poll(Duration::from_millis(200)) {
                 Some(Ok(message)) => found.push(message.detach()),
                 Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => ended += 1,
@@ -89,27 +83,17 @@ pub fn send(
     records: &[(u32, Option<String>, String)],
 ) {
     for (partition, key, payload) in records {
-        let mut record: BaseRecord<'_, str, str> = BaseRecord::to(topic)
-            .partition(*partition as i32)
-            .payload(payload);
+        let mut record: BaseRecord<'_, str, str> =
+            BaseRecord::to(topic).partition(*partition as i32).payload(payload);
         record.key = key.as_deref();
         producer.send(record).map_err(|(e, _)| e).expect("sent");
     }
-    producer
-        .flush(Duration::from_secs(30))
-        .expect("acknowledged");
+    producer.flush(Duration::from_secs(30)).expect("acknowledged");
 }
 
 fn script(arguments: &[&str]) -> String {
-    let output = Command::new(root().join("tools/kafka/broker"))
-        .args(arguments)
-        .output()
-        .expect("it runs");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output = Command::new(root().join("tools/kafka/broker")).args(arguments).output().expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 

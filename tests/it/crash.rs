@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 
 use crate::harness::{Engine, Place};
 
-const DEFINITIONS: &str = "
+pub const DEFINITIONS: &str = "
 entities:
   user: { key: user_id, type: string }
   shop: { key: shop, type: string }
@@ -40,18 +40,18 @@ feature_groups:
 /// Short intervals, so that kills meet commits and checkpoints.
 const QUICK: &str = "checkpoint_interval: 300ms\ncommit_interval: 20ms\nlog: { embedded: { partitions: 3 } }";
 
-const START_MS: i64 = 1_767_268_800_000;
+pub const START_MS: i64 = 1_767_268_800_000;
 const USERS: u64 = 40;
 const SHOPS: u64 = 7;
-const BATCH: u64 = 200;
+pub const BATCH: u64 = 200;
 
-fn random(seed: u64) -> u64 {
+pub fn random(seed: u64) -> u64 {
     let mut z = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(0x1234_5678);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z ^ (z >> 27)
 }
 
-fn batch(number: u64) -> String {
+pub fn batch(number: u64) -> String {
     let mut lines = String::new();
     for i in number * BATCH..(number + 1) * BATCH {
         let r = random(i);
@@ -75,7 +75,7 @@ fn batch(number: u64) -> String {
 }
 
 /// Everything that can be read at the end, at a fixed time.
-fn readings(engine: &Engine, batches: u64) -> Vec<Json> {
+pub fn readings(engine: &Engine, batches: u64) -> Vec<Json> {
     let as_of = START_MS + (batches * BATCH) as i64 * 500;
     let as_of = jiff_text(as_of);
     let none = json!({});
@@ -96,7 +96,7 @@ fn jiff_text(millis: i64) -> String {
 }
 
 /// Counts that belong to the log: all but the physical ones.
-fn counts(mut stats: Json) -> Json {
+pub fn counts(mut stats: Json) -> Json {
     for group in stats["groups"].as_object_mut().expect("groups").values_mut() {
         for physical in ["entities", "rows", "bytes"] {
             group.as_object_mut().expect("counts").remove(physical);
@@ -172,7 +172,7 @@ fn kills_lose_and_double_nothing() {
     engine.stop();
 }
 
-fn kill_by_id(engine: &Engine) {
+pub fn kill_by_id(engine: &Engine) {
     let id = engine.id().to_string();
     let sent = std::process::Command::new("kill").args(["-KILL", &id]).status();
     assert!(sent.expect("kill runs").success());

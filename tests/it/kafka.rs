@@ -23,22 +23,14 @@ fn records(number: u64) -> Vec<(u32, Option<String>, String)> {
                 .ok()
                 .and_then(|e| e["user_id"].as_str().map(str::to_owned));
             let bytes = key.as_deref().unwrap_or(line);
-            (
-                partition_of(bytes.as_bytes(), PARTITIONS),
-                key.clone(),
-                line.to_owned(),
-            )
+            (partition_of(bytes.as_bytes(), PARTITIONS), key.clone(), line.to_owned())
         })
         .collect()
 }
 
 fn copy(from: &Path, to: &Path) {
     let _ = std::fs::remove_dir_all(to);
-    let done = std::process::Command::new("cp")
-        .arg("-a")
-        .args([from, to])
-        .status()
-        .expect("cp runs");
+    let done = std::process::Command::new("cp").arg("-a").args([from, to]).status().expect("cp runs");
     assert!(done.success());
 }
 
@@ -57,17 +49,11 @@ fn undisturbed(batches: u64) -> (Json, Vec<Json>) {
 
 #[test]
 fn kills_lose_and_double_nothing_on_kafka() {
-    let cycles: u64 = std::env::var("THALWEG_TEST_KILLS")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(12);
+    let cycles: u64 = std::env::var("THALWEG_TEST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
     let batches = cycles * 6;
     let (wanted_counts, wanted) = undisturbed(batches);
     let broker = Broker::start();
-    let quick = format!(
-        "checkpoint_interval: 300ms\ncommit_interval: 20ms\n{}",
-        broker.log(PARTITIONS)
-    );
+    let quick = format!("checkpoint_interval: 300ms\ncommit_interval: 20ms\n{}", broker.log(PARTITIONS));
     let place = Place::new(DEFINITIONS, &quick);
     let state = place.folder.path().join("data/state");
     let older = place.folder.path().join("older");
@@ -117,30 +103,20 @@ fn origin(letter: &rdkafka::message::OwnedMessage) -> (i32, i64) {
     let headers = letter.headers().expect("headers");
     let number = |name: &str| -> i64 {
         let header = headers.iter().find(|h| h.key == name).expect("a header");
-        std::str::from_utf8(header.value.expect("a value"))
-            .expect("text")
-            .parse()
-            .expect("a number")
+        std::str::from_utf8(header.value.expect("a value")).expect("text").parse().expect("a number")
     };
-    (
-        number("__connect.errors.partition") as i32,
-        number("__connect.errors.offset"),
-    )
+    (number("__connect.errors.partition") as i32, number("__connect.errors.offset"))
 }
 
 #[test]
 fn the_log_is_a_matter_of_configuration() {
     let broker = Broker::start();
-    let definitions = std::fs::read_to_string(
-        crate::harness::root().join("config/examples/flights/features.yaml"),
-    );
+    let definitions =
+        std::fs::read_to_string(crate::harness::root().join("config/examples/flights/features.yaml"));
     let definitions = definitions.expect("the example is there");
     let table = crate::harness::root().join("config/examples/flights/departures.csv");
     let mut answers = Vec::new();
-    for log in [
-        "log: { embedded: { partitions: 4 } }".to_owned(),
-        broker.log(4),
-    ] {
+    for log in ["log: { embedded: { partitions: 4 } }".to_owned(), broker.log(4)] {
         let place = Place::new(&definitions, &log);
         let engine = place.start();
         let config = place.config();
@@ -162,11 +138,8 @@ fn the_log_is_a_matter_of_configuration() {
                 "entities": { "origin": [origin] },
                 "as_of": "2013-01-17T12:00:00Z",
             });
-            let (status, answer) = engine.post(
-                "/v1/features/online",
-                "application/json",
-                body.to_string().as_bytes(),
-            );
+            let (status, answer) =
+                engine.post("/v1/features/online", "application/json", body.to_string().as_bytes());
             assert_eq!(status, 200, "{answer}");
             seen.push(answer["results"].clone());
         }

@@ -2,10 +2,12 @@
 
 mod api;
 mod bad_input;
+mod broker;
 mod crash;
 mod definitions;
 mod exactness;
 mod examples;
 mod harness;
 mod housekeeping;
+mod kafka;
 mod tidy;

@@ -31,8 +31,8 @@ const TAKE_BYTES: usize = 4 << 20;
 /// Bytes that wait for the worker, above which nothing more is taken.
 const BUFFERED_MAX: usize = 16 << 20;
 
-/// Longest time that a seek may take; it is tried again.
-const SEEK_TIMEOUT: Duration = Duration::from_secs(1);
+/// Distance of assignments, when not all tasks are ready at once.
+const ASSIGN_EVERY: Duration = Duration::from_secs(3);
 
 /// What librdkafka has said and the worker has not heard yet.
 enum Event {
@@ -79,14 +79,23 @@ struct Input {
     batches: VecDeque<Arc<LogBatch>>,
 }
 
+/// What the group has given, as far as it is fetched.
+struct Assignment {
+    /// Number of partitions.
+    inputs: usize,
+    /// Of those, how many librdkafka was told to fetch.
+    fetched: usize,
+    changed_at: Instant,
+}
+
 /// A worker's side of Kafka.
 pub struct KafkaSession {
     consumer: BaseConsumer<Context>,
     transactions: Transactions,
     /// Partitions whose tasks are ready.
     inputs: BTreeMap<(String, u32), Input>,
-    /// Those of them that are not fetched yet.
-    starting: Vec<(String, u32)>,
+    /// An assignment of which not all partitions are fetched yet.
+    assignment: Option<Assignment>,
     buffered: usize,
     /// Names of the last commits, by input.
     committed: HashMap<(String, u32), String>,
@@ -131,7 +140,7 @@ impl KafkaSession {
             consumer,
             transactions,
             inputs: BTreeMap::new(),
-            starting: Vec::new(),
+            assignment: None,
             buffered: 0,
             committed: HashMap::new(),
             stop,
@@ -154,10 +163,6 @@ impl KafkaSession {
             patience = Duration::ZERO;
             count += 1;
             bytes += message.payload_len() + message.key_len() + 64;
-            let input = (message.topic(), message.partition() as u32);
-            if self.starting.iter().any(|(t, p)| (t.as_str(), *p) == input) {
-                continue;
-            }
             // Messages of one partition come in runs.
             let is_same = last
                 .as_ref()
@@ -182,11 +187,7 @@ impl KafkaSession {
             let (Some(input), Some(batch)) = (self.inputs.get_mut(&input), builder.finish()) else {
                 continue;
             };
-            if batch.base < input.next {
-                // Fetched before the seek.
-                continue;
-            }
-            input.next = batch.next_offset();
+            input.next = input.next.max(batch.next_offset());
             self.buffered += batch.bytes().len();
             input.batches.push_back(Arc::new(batch));
         }
@@ -194,11 +195,12 @@ impl KafkaSession {
 
     /// Marks of transactions are no messages, but they are passed.
     fn pass_control_records(&mut self) {
-        let Ok(positions) = self.consumer.position() else { return };
+        let Ok(positions) = self.consumer.position() else {
+            return;
+        };
         for element in positions.elements() {
             let key = (element.topic().to_owned(), element.partition() as u32);
             if let KafkaOffset::Offset(at) = element.offset()
-                && !self.starting.contains(&key)
                 && let Some(input) = self.inputs.get_mut(&key)
             {
                 input.next = input.next.max(at as Offset);
@@ -206,41 +208,40 @@ impl KafkaSession {
         }
     }
 
-    /// Accepts an assignment: the group waits for that. Nothing is fetched before a task says from
-    /// where; until then partitions stand paused at their ends.
-    ///
-    /// The assignment is made once and then sought in: librdkafka does not survive assignments that
-    /// follow each other faster than its partitions start and stop.
-    fn accept(&self, inputs: &[(String, u32)]) -> std::result::Result<(), KafkaError> {
-        let mut list = TopicPartitionList::with_capacity(inputs.len());
-        for (topic, partition) in inputs {
-            list.add_partition_offset(topic, *partition as i32, KafkaOffset::End)?;
+    /// Tells librdkafka what to fetch: the inputs whose tasks are ready, each from where its buffer
+    /// ends. Once for all of them if they are ready soon, else again as more become ready, but
+    /// not often: librdkafka does not survive assignments that follow each other faster than its
+    /// partitions start and stop.
+    fn fetch_ready(&mut self) {
+        let Some(assignment) = &self.assignment else {
+            return;
+        };
+        let are_all_ready = self.inputs.len() == assignment.inputs;
+        let is_patient = assignment.changed_at.elapsed() < ASSIGN_EVERY;
+        let is_due = are_all_ready || (!is_patient && self.inputs.len() > assignment.fetched);
+        if !is_due {
+            return;
         }
-        self.consumer.assign(&list)?;
-        self.consumer.pause(&list)
-    }
-
-    /// Lets partitions go whose tasks have become ready; those that librdkafka is not ready for
-    /// are tried again with the next wait.
-    fn seek_started(&mut self) {
-        let consumer = &self.consumer;
-        self.starting.retain(|(topic, partition)| {
-            let Some(input) = self.inputs.get(&(topic.clone(), *partition)) else { return false };
+        let mut list = TopicPartitionList::with_capacity(self.inputs.len());
+        for ((topic, partition), input) in &self.inputs {
             let from = KafkaOffset::Offset(input.next as i64);
-            let mut list = TopicPartitionList::new();
-            list.add_partition(topic, *partition as i32);
-            let sought = consumer.seek(topic, *partition as i32, from, SEEK_TIMEOUT);
-            if let Err(error) = sought.and_then(|()| consumer.resume(&list)) {
-                tracing::debug!("{topic}/{partition}: not yet: {error}");
-                return true;
+            if let Err(error) = list.add_partition_offset(topic, *partition as i32, from) {
+                tracing::error!("Kafka: {topic}/{partition}: {error}");
             }
-            false
+        }
+        if let Err(error) = self.consumer.assign(&list) {
+            tracing::error!("Kafka: assign: {error}");
+        }
+        self.assignment = (!are_all_ready).then(|| Assignment {
+            fetched: list.count(),
+            changed_at: Instant::now(),
+            ..*assignment
         });
     }
 
     fn drop_inputs(&mut self) {
         self.inputs.clear();
-        self.starting.clear();
+        self.assignment = None;
         self.buffered = 0;
     }
 
@@ -277,7 +278,9 @@ impl KafkaSession {
                         _ => Outcome::Fenced("another has committed".to_owned()),
                     };
                 }
-                Err(error) if self.stop.load(Ordering::Acquire) => return Outcome::Fenced(error.to_string()),
+                Err(error) if self.stop.load(Ordering::Acquire) => {
+                    return Outcome::Fenced(error.to_string());
+                }
                 Err(error) => {
                     tracing::warn!("the outcome of a transaction is unknown: {error}");
                     std::thread::sleep(RENEW_PAUSE);
@@ -295,7 +298,7 @@ impl Drop for KafkaSession {
 
 impl Session for KafkaSession {
     fn wait(&mut self, timeout: Duration) -> Vec<Ownership> {
-        self.seek_started();
+        self.fetch_ready();
         self.poll(timeout);
         let events: Vec<Event> = self.consumer.context().events.lock().drain(..).collect();
         let mut changes = Vec::new();
@@ -308,9 +311,8 @@ impl Session for KafkaSession {
                     });
                     let retained = inputs.iter().zip(retained).filter(|(_, is_kept)| *is_kept);
                     let retained = retained.map(|(input, _)| input.clone()).collect();
-                    if let Err(error) = self.accept(&inputs) {
-                        tracing::error!("Kafka: assign: {error}");
-                    }
+                    let changed_at = Instant::now();
+                    self.assignment = Some(Assignment { inputs: inputs.len(), fetched: 0, changed_at });
                     changes.push(Ownership::Assigned { inputs, retained });
                 }
                 Event::Revoked { is_lost: true } => {
@@ -331,7 +333,9 @@ impl Session for KafkaSession {
         from: Offset,
         bytes_max: usize,
     ) -> Result<Vec<Arc<LogBatch>>> {
-        let Some(input) = self.inputs.get_mut(&(topic.to_owned(), partition)) else { return Ok(Vec::new()) };
+        let Some(input) = self.inputs.get_mut(&(topic.to_owned(), partition)) else {
+            return Ok(Vec::new());
+        };
         let (mut taken, mut bytes) = (Vec::new(), 0);
         while bytes < bytes_max
             && let Some(batch) = input.batches.pop_front()
@@ -389,8 +393,6 @@ impl Session for KafkaSession {
         if let Some(txn_id) = txn_id {
             self.committed.insert(key.clone(), txn_id);
         }
-        self.inputs.insert(key.clone(), Input { next: from, batches: VecDeque::new() });
-        self.starting.push(key);
-        self.seek_started();
+        self.inputs.insert(key, Input { next: from, batches: VecDeque::new() });
     }
 }

@@ -42,14 +42,11 @@ impl TopicKind {
 /// Makes topics and cuts them.
 pub(super) struct Topics {
     admin: AdminClient<DefaultClientContext>,
-    runtime: tokio::runtime::Runtime,
 }
 
 impl Topics {
     pub fn new(config: &rdkafka::ClientConfig) -> Result<Self> {
-        let admin = config.create().map_err(failed("reach Kafka"))?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
-        Ok(Self { admin, runtime })
+        Ok(Self { admin: config.create().map_err(failed("reach Kafka"))? })
     }
 
     /// Creates a topic; one that exists is left as it is. `partitions` -1: the broker's default.
@@ -59,7 +56,7 @@ impl Topics {
             topic = topic.set(key, value);
         }
         let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
-        let results = self.runtime.block_on(self.admin.create_topics([&topic], &options));
+        let results = wait_for(self.admin.create_topics([&topic], &options))?;
         for result in results.map_err(failed("create a topic"))? {
             match result {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
@@ -78,9 +75,12 @@ impl Topics {
         list.add_partition_offset(topic, partition as i32, KafkaOffset::Offset(offset as i64))
             .map_err(failed("purge a topic"))?;
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
-        self.runtime
-            .block_on(self.admin.delete_records(&list, &options))
-            .map(drop)
-            .map_err(failed("purge a topic"))
+        wait_for(self.admin.delete_records(&list, &options))?.map(drop).map_err(failed("purge a topic"))
     }
+}
+
+/// The answer of the admin client, whose own thread does the work. The runtime is not kept: what is
+/// dropped in a server's task must hold none.
+fn wait_for<F: Future>(answer: F) -> Result<F::Output> {
+    Ok(tokio::runtime::Builder::new_current_thread().build()?.block_on(answer))
 }
