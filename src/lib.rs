@@ -33,6 +33,7 @@ pub mod model;
 
 pub mod clock;
 pub mod error;
+pub mod fault;
 
 pub mod config;
 pub mod expr;

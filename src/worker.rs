@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::error::Result;
-use crate::log::{Outcome, Ownership, Session, TaskCommit};
-use crate::task::{PendingCommit, Runner, Task};
+use crate::log::{Membership, Outcome, Ownership, Session, TaskCommit};
+use crate::task::{Lease, PendingCommit, Runner, Task};
+use crate::telemetry::Metrics;
 
 /// Longest wait for new records, so that commits and stops are not missed.
 const IDLE_WAIT: Duration = Duration::from_millis(20);
@@ -42,8 +43,12 @@ pub struct WorkerOptions {
     pub session: Box<dyn Session>,
     /// Who opens tasks that it is given later.
     pub host: Option<Box<dyn Host>>,
+    /// How long it may answer without hearing from its group.
+    pub lease: Option<Arc<Lease>>,
     /// Distance of commits.
     pub commit_interval: Duration,
+    /// Figures.
+    pub metrics: Arc<Metrics>,
     /// Asks it to finish.
     pub stop: Arc<AtomicBool>,
 }
@@ -85,7 +90,9 @@ struct Loop {
     runners: Vec<Runner>,
     session: Box<dyn Session>,
     host: Option<Box<dyn Host>>,
+    lease: Option<Arc<Lease>>,
     commit_interval: Duration,
+    metrics: Arc<Metrics>,
     stop: Arc<AtomicBool>,
     /// Inputs that are the worker's, on a log that gives and takes them.
     owned: Vec<(String, u32)>,
@@ -96,9 +103,9 @@ struct Loop {
 
 impl Loop {
     fn new(options: WorkerOptions) -> Self {
-        let WorkerOptions { runners, session, host, commit_interval, stop, .. } = options;
-        let owned = Vec::new();
-        Self { runners, session, host, commit_interval, stop, owned, taken_over: unbounded(), aborted: None }
+        let WorkerOptions { runners, session, host, lease, commit_interval, metrics, stop, .. } = options;
+        let (owned, taken_over, aborted) = (Vec::new(), unbounded(), None);
+        Self { runners, session, host, lease, commit_interval, metrics, stop, owned, taken_over, aborted }
     }
 
     /// 1 wait for records and changes of ownership, 2 apply records, 3 commit when it is time or
@@ -107,6 +114,9 @@ impl Loop {
         let mut committed_at = Instant::now();
         let mut patience = Duration::ZERO;
         while !self.stop.load(Ordering::Acquire) {
+            if !self.renew_lease() {
+                continue;
+            }
             for change in self.session.wait(patience) {
                 self.change(change);
             }
@@ -134,9 +144,37 @@ impl Loop {
         self.session.release();
     }
 
+    /// Renews the lease, after proof of membership if the worker stood still for long: it may have
+    /// been frozen while others took over. Returns whether it may go on.
+    fn renew_lease(&mut self) -> bool {
+        let Some(lease) = &self.lease else { return true };
+        if lease.needs_proof() {
+            tracing::warn!(
+                "nothing was done for {:?}: asking the group whether others own the tasks",
+                lease.age()
+            );
+            match self.session.confirm() {
+                Membership::Valid => {}
+                Membership::Lost => self.change(Ownership::Lost),
+                Membership::Unknown => {
+                    // Its own session timeout ends the assignment if this goes on.
+                    for change in self.session.wait(RETRY_PAUSE) {
+                        self.change(change);
+                    }
+                    return false;
+                }
+            }
+        }
+        if let Some(lease) = &self.lease {
+            lease.renew();
+        }
+        true
+    }
+
     fn change(&mut self, change: Ownership) {
         match change {
             Ownership::Assigned { inputs, retained } => {
+                self.metrics.rebalance("assigned");
                 tracing::info!(partitions = inputs.len(), retained = retained.len(), "assigned");
                 self.runners.retain(|r| retained.contains(&input_of(r.task())));
                 let kept: Vec<(String, u32)> = self.runners.iter().map(|r| input_of(r.task())).collect();
@@ -148,19 +186,25 @@ impl Loop {
                 }
                 self.owned = inputs;
                 for runner in &self.runners {
-                    let (topic, partition) = input_of(runner.task());
-                    self.session.start(&topic, partition, runner.position(), None);
+                    self.session.start(runner.start());
                 }
             }
             Ownership::Revoked => {
-                // Others may get the partitions: what was applied is theirs to see.
-                while self.commit(false) && self.aborted.is_some() {
+                self.metrics.rebalance("revoked");
+                // Others may get the partitions: what was applied is theirs to see. What cannot be
+                // committed now is theirs to redo.
+                let deadline = Instant::now() + HAND_OVER_MAX;
+                while self.commit(false) && self.aborted.is_some() && Instant::now() < deadline {
                     std::thread::sleep(RETRY_PAUSE);
+                }
+                if self.aborted.is_some() {
+                    self.change(Ownership::Lost);
                 }
                 self.owned.clear();
                 self.session.release();
             }
             Ownership::Lost => {
+                self.metrics.rebalance("lost");
                 self.aborted = None;
                 self.runners.clear();
                 self.owned.clear();
@@ -177,11 +221,10 @@ impl Loop {
         while let Ok(runner) = self.taken_over.1.try_recv() {
             // One that was given up may have been about to arrive.
             let is_wanted = self.host.as_ref().is_some_and(|h| h.is_wanted(runner.task().incarnation));
-            let (topic, partition) = input_of(runner.task());
-            if !is_wanted || !self.owned.contains(&(topic.clone(), partition)) {
+            if !is_wanted || !self.owned.contains(&input_of(runner.task())) {
                 continue;
             }
-            self.session.start(&topic, partition, runner.position(), runner.last_txn_id());
+            self.session.start(runner.start());
             self.runners.push(runner);
         }
     }
@@ -199,7 +242,10 @@ impl Loop {
         }
         let (mut commits, pending): (Vec<TaskCommit>, Vec<PendingCommit>) = prepared.into_iter().unzip();
         let tasks: Vec<String> = commits.iter().map(|c| c.task.clone()).collect();
-        match self.session.commit(&mut commits) {
+        let begun = Instant::now();
+        let outcome = self.session.commit(&mut commits);
+        self.metrics.commit(outcome.name(), begun.elapsed());
+        match outcome {
             Outcome::Committed(barriers) => {
                 for (i, (task, handle)) in tasks.iter().zip(pending).enumerate() {
                     let Some(runner) = self.runners.iter_mut().find(|r| r.task().name == *task) else {

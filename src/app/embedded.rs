@@ -92,7 +92,7 @@ pub(super) fn start(parts: Parts, hold: File) -> Result<Engine> {
         stop: Arc::clone(&stop),
     };
     let housekeeper = Some(housekeeper.start()?);
-    Ok(Engine { view, workers, assigned: Vec::new(), housekeeper, stop, _hold: hold })
+    Ok(Engine { view, workers, opened: Vec::new(), housekeeper, stop, _hold: hold })
 }
 
 fn expired(log: Arc<EmbeddedLog>, settings: &Settings, clock: Arc<dyn Clock>) -> Expired {
@@ -143,7 +143,9 @@ fn start_workers(parts: &Parts, tasks: &[Arc<Task>], log: &Arc<EmbeddedLog>) -> 
                 runners,
                 session: Box::new(LocalSession::new(Arc::clone(log) as Arc<dyn LocalLog>)),
                 host: None,
+                lease: None,
                 commit_interval: parts.settings.commit_interval,
+                metrics: Arc::clone(&parts.metrics),
                 stop: Arc::new(AtomicBool::new(false)),
             })
         })

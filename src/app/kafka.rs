@@ -4,20 +4,21 @@ use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
-use super::{Engine, Housekeeper, Parts, Place, input_topics, task_of};
+use super::{Engine, Housekeeper, Opened, Parts, Place, input_topics, task_of};
 use crate::config::settings::KafkaSettings;
 use crate::error::{Error, ErrorKind, Result};
+use crate::fault::crash_point;
 use crate::log::{BARRIER_KEY, Following, KafkaLog, KafkaOptions, KafkaSession, Log, ResumePoint, TopicKind};
 use crate::model::Change;
 use crate::serving::View;
 use crate::state::{SharedStore, StateStore};
-use crate::task::{Runner, RunnerOptions, StoreMeta, Task, txn_id_of};
+use crate::task::{Lease, Runner, RunnerOptions, StoreMeta, Task, txn_id_of};
 use crate::worker::{Host, Worker, WorkerOptions};
 
 /// Pause before a takeover that failed for a passing reason is tried again.
@@ -27,6 +28,9 @@ const HELD_PAUSE: Duration = Duration::from_millis(50);
 /// Half of `delete.retention.ms` of changelogs: a store that stood still for longer may lack
 /// deletions (PROTOCOL 24).
 const STORE_AGE_MAX: i64 = 12 * 3_600_000;
+
+/// Rows that are removed at once.
+const WIPE_CHUNK: usize = 20_000;
 
 pub(super) fn start(parts: Parts, kafka: &KafkaSettings, hold: File) -> Result<Engine> {
     let app = parts.settings.app.clone();
@@ -55,27 +59,34 @@ pub(super) fn start(parts: Parts, kafka: &KafkaSettings, hold: File) -> Result<E
     let parts = Arc::new(parts);
     let stop = Arc::new(AtomicBool::new(false));
     let topics: Vec<&str> = inputs.iter().map(String::as_str).collect();
-    let (mut workers, mut assigned) = (Vec::new(), Vec::new());
+    let (mut workers, mut opened) = (Vec::new(), Vec::<Opened>::new());
     for index in 0..count {
-        let is_assigned = Arc::new(AtomicBool::new(false));
+        let lease = Arc::new(Lease::new(log.options().lease()));
         let host = KafkaHost {
+            lease: Arc::clone(&lease),
             parts: Arc::clone(&parts),
             log: Arc::clone(&log),
             view: Arc::clone(&view),
             options: options.clone(),
             mine: Arc::default(),
-            is_assigned: Arc::clone(&is_assigned),
         };
+        let (mine, seen) = (Arc::clone(&host.mine), Arc::clone(&view));
+        opened.push(Box::new(move || {
+            let owned = seen.owned();
+            let is_shown = |p: &Place| owned.tasks.iter().any(|t| t.incarnation == p.incarnation);
+            mine.lock().as_ref().is_some_and(|mine| mine.iter().all(is_shown))
+        }));
         let session = KafkaSession::join(log.options(), index, &topics, Arc::clone(&stop))?;
         workers.push(Worker::start(WorkerOptions {
             index,
             runners: Vec::new(),
             session: Box::new(session),
             host: Some(Box::new(host)),
+            lease: Some(lease),
             commit_interval,
+            metrics: Arc::clone(&parts.metrics),
             stop: Arc::new(AtomicBool::new(false)),
         })?);
-        assigned.push(is_assigned);
     }
     let housekeeper = Housekeeper {
         view: Arc::clone(&view),
@@ -84,7 +95,7 @@ pub(super) fn start(parts: Parts, kafka: &KafkaSettings, hold: File) -> Result<E
         stop: Arc::clone(&stop),
     };
     let housekeeper = Some(housekeeper.start()?);
-    Ok(Engine { view, workers, assigned, housekeeper, stop, _hold: hold })
+    Ok(Engine { view, workers, opened, housekeeper, stop, _hold: hold })
 }
 
 /// A name for this node that no other has and that a restart keeps: the pod's, or one that is kept
@@ -112,21 +123,24 @@ struct KafkaHost {
     log: Arc<KafkaLog>,
     view: Arc<View>,
     options: RunnerOptions,
-    /// Tasks of this worker. A takeover goes on as long as its task is among them.
-    mine: Arc<Mutex<Vec<Place>>>,
-    is_assigned: Arc<AtomicBool>,
+    lease: Arc<Lease>,
+    mine: Mine,
 }
+
+/// Tasks of a worker, once it knows of any. A takeover goes on as long as its task is among them.
+type Mine = Arc<Mutex<Option<Vec<Place>>>>;
 
 impl Host for KafkaHost {
     fn take_over(&self, inputs: &[(String, u32)], done: &Sender<Runner>) {
         for (topic, partition) in inputs {
             let wanted = Place { topic: topic.clone(), partition: *partition, incarnation: random() };
-            self.mine.lock().push(wanted.clone());
+            self.mine.lock().get_or_insert_default().push(wanted.clone());
             let takeover = Takeover {
                 parts: Arc::clone(&self.parts),
                 log: Arc::clone(&self.log),
                 view: Arc::clone(&self.view),
                 options: self.options.clone(),
+                lease: Arc::clone(&self.lease),
                 mine: Arc::clone(&self.mine),
                 wanted,
             };
@@ -136,18 +150,20 @@ impl Host for KafkaHost {
                 tracing::error!("{topic}/{partition}: no thread to take over: {error}");
             }
         }
-        self.is_assigned.store(true, Ordering::Release);
+        // Nothing to own is also something to know.
+        self.mine.lock().get_or_insert_default();
     }
 
     fn is_wanted(&self, incarnation: u64) -> bool {
-        self.mine.lock().iter().any(|w| w.incarnation == incarnation)
+        self.mine.lock().iter().flatten().any(|w| w.incarnation == incarnation)
     }
 
     fn keep_only(&self, inputs: &[(String, u32)]) {
         let is_kept = |w: &Place| inputs.iter().any(|(t, p)| *t == w.topic && *p == w.partition);
         let mut mine = self.mine.lock();
-        let (kept, gone): (Vec<Place>, Vec<Place>) = mine.drain(..).partition(is_kept);
-        *mine = kept;
+        let Some(all) = mine.take() else { return };
+        let (kept, gone): (Vec<Place>, Vec<Place>) = all.into_iter().partition(is_kept);
+        *mine = Some(kept);
         drop(mine);
         self.view.change_tasks(|tasks| {
             // Another worker of this node may have taken one over in the meantime.
@@ -162,22 +178,26 @@ struct Takeover {
     log: Arc<KafkaLog>,
     view: Arc<View>,
     options: RunnerOptions,
-    mine: Arc<Mutex<Vec<Place>>>,
+    lease: Arc<Lease>,
+    mine: Mine,
     wanted: Place,
 }
 
 impl Takeover {
     fn is_wanted(&self) -> bool {
-        self.mine.lock().contains(&self.wanted)
+        self.mine.lock().iter().flatten().any(|p| *p == self.wanted)
     }
 
     fn run(self, done: &Sender<Runner>) {
         let Some(store) = self.open() else { return };
         let app = &self.parts.settings.app;
-        let mut task = Arc::new(task_of(&self.parts.topology, app, &self.wanted, store));
+        let lease = Some(Arc::clone(&self.lease));
+        let mut task = task_of(&self.parts.topology, app, &self.wanted, store);
+        task.lease = lease;
+        let task = Arc::new(task);
         self.show(&task);
         while self.is_wanted() {
-            match self.try_once(&mut task) {
+            match self.try_once(&task) {
                 Ok(runner) => {
                     // The worker may have ended; then nobody misses the task.
                     let _ = done.send(runner);
@@ -219,7 +239,7 @@ impl Takeover {
         });
     }
 
-    fn try_once(&self, task: &mut Arc<Task>) -> Result<Runner> {
+    fn try_once(&self, task: &Arc<Task>) -> Result<Runner> {
         // Offsets first, then the end of the changelog: what they name is below it.
         let recovered = self.log.recovered(&task.topic, task.partition)?;
         let position = match self.usable_position(&*task.store)? {
@@ -270,13 +290,21 @@ impl Takeover {
         Ok(is_usable.then_some(meta.position))
     }
 
-    fn wipe(&self, task: &mut Arc<Task>) -> Result<()> {
-        let mut changes: Vec<Change> = Vec::new();
-        task.store.scan(&[], &mut |key, _| {
-            changes.push((key.to_vec(), None));
-            true
-        })?;
-        task.store.write(&changes)
+    /// Empties the store. What says that it can be followed from somewhere goes first.
+    fn wipe(&self, task: &Task) -> Result<()> {
+        task.store.write(&[StoreMeta::removal()])?;
+        crash_point("wiping");
+        loop {
+            let mut changes: Vec<Change> = Vec::new();
+            task.store.scan(&[], &mut |key, _| {
+                changes.push((key.to_vec(), None));
+                changes.len() < WIPE_CHUNK
+            })?;
+            if changes.is_empty() {
+                return Ok(());
+            }
+            task.store.write(&changes)?;
+        }
     }
 
     fn follow(&self, task: &Task, position: u64) -> Result<()> {
@@ -284,7 +312,9 @@ impl Takeover {
         let mut adopt = |rows: &[Change], next: u64| {
             let mut rows = rows.to_vec();
             rows.push(StoreMeta::restoring_at(next, now).row());
-            task.store.write(&rows)
+            task.store.write(&rows)?;
+            crash_point("following");
+            Ok(())
         };
         let metrics = &self.parts.metrics;
         let mut last = 0;
@@ -295,7 +325,9 @@ impl Takeover {
         };
         let mut following = Following { adopt: &mut adopt, progress: &mut progress };
         let (next, records) = self.log.follow(&task.topic, task.partition, position, &mut following)?;
+        crash_point("followed");
         StoreMeta::consistent_at(next, now).write(&*task.store)?;
+        crash_point("consistent");
         if records > 0 {
             task.store.flush()?;
         }

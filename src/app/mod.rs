@@ -27,6 +27,9 @@ use crate::worker::Worker;
 
 pub use embedded::open_read_only;
 
+/// Says whether a worker knows what it owns, and readers see all of it.
+type Opened = Box<dyn Fn() -> bool + Send + Sync>;
+
 /// Pause between two looks at what is not ready yet.
 const READY_PAUSE: Duration = Duration::from_millis(10);
 
@@ -35,8 +38,8 @@ pub struct Engine {
     /// What serving sees of it.
     pub view: Arc<View>,
     workers: Vec<Worker>,
-    /// By worker: whether it knows what it owns.
-    assigned: Vec<Arc<AtomicBool>>,
+    /// By worker that is given its tasks: whether it has opened all of them.
+    opened: Vec<Opened>,
     housekeeper: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
     _hold: File,
@@ -199,7 +202,7 @@ impl Engine {
     /// One cannot.
     pub fn wait_ready(&self) -> Result<()> {
         while !self.stop.load(Ordering::Acquire) {
-            let is_assigned = self.assigned.iter().all(|a| a.load(Ordering::Acquire));
+            let is_open = self.opened.iter().all(|is_open| is_open());
             // Asked anew: tasks may move while others restore.
             let owned = self.view.owned();
             let restoring = owned.tasks.iter().find(|t| t.status() == Status::Restoring);
@@ -207,7 +210,7 @@ impl Engine {
                 Some(task) => {
                     task.wait_for(Instant::now() + READY_PAUSE, |_| task.status() != Status::Restoring);
                 }
-                None if is_assigned => {
+                None if is_open => {
                     let failed = owned.tasks.iter().find_map(|t| Some((&t.name, t.failure()?)));
                     if let Some((task, why)) = failed {
                         return Err(Error::internal(format!("{task}: {why}")));

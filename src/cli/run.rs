@@ -55,6 +55,9 @@ pub fn run(arguments: &RunArguments) -> Outcome {
         overlay.extend(value.clone().map(|v| (key, v)));
     }
     let mut settings = load_settings(&arguments.config, &overlay)?;
+    if let Ok(environment) = std::env::var("ENV") {
+        tracing::info!(environment, "starting");
+    }
     for name in &settings.ignored {
         tracing::warn!("{name} is ignored: it names no key");
     }
@@ -130,6 +133,11 @@ async fn serve(settings: &Settings, topology: thalweg::topology::Topology) -> Ou
         signalled().await;
     }
     tracing::info!("stopping");
+    tokio::spawn(async {
+        signalled().await;
+        tracing::warn!("a second signal: ends at once, what is not committed is redone by the next start");
+        std::process::exit(130);
+    });
     let _ = stop.send(true);
     for server in servers {
         let _ = tokio::time::timeout(DRAIN, server).await;

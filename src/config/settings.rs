@@ -7,6 +7,7 @@ use super::parse::is_topic;
 use super::reader::{Fields, Mistakes};
 use super::show_mistake;
 use super::yaml::{self, Key, Kind, Node, Place};
+use crate::fault::CRASH_AT;
 use crate::model::Millis;
 
 /// When appended bytes are forced to the disk.
@@ -141,7 +142,9 @@ impl Settings {
             set(&mut root, "log.kafka.brokers", value);
             origins.push(("log.kafka.brokers".to_owned(), format!("environment {name}")));
         }
-        for (name, value) in environment.into_iter().filter(|(n, _)| n.starts_with("THALWEG_")) {
+        for (name, value) in
+            environment.into_iter().filter(|(n, _)| n.starts_with("THALWEG_") && n != CRASH_AT)
+        {
             let key = name["THALWEG_".len()..].to_lowercase().replace("__", ".");
             if known.contains(&key.as_str()) {
                 set(&mut root, &key, &value);

@@ -24,7 +24,7 @@ pub use embedded::{EmbeddedLog, FsyncPolicy, LogOptions, hold_folder};
 #[cfg(feature = "kafka")]
 pub use kafka::{BARRIER_KEY, Following, KafkaLog, KafkaOptions, KafkaSession, TopicKind};
 pub use memory::MemoryLog;
-pub use session::{LocalSession, Outcome, Ownership, Session};
+pub use session::{LocalSession, Membership, Outcome, Ownership, Session, Start};
 
 /// What one task commits (PROTOCOL 2, 3, 15, 16). All commits that are handed over together become
 /// durable together.

@@ -25,6 +25,30 @@ pub enum Ownership {
     Lost,
 }
 
+/// A task that is ready for records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Start {
+    /// Topic of its input.
+    pub topic: String,
+    /// Partition of its input.
+    pub partition: u32,
+    /// The first offset that it wants.
+    pub from: Offset,
+    /// Next offset and name of its last commit.
+    pub committed: Option<(Offset, String)>,
+}
+
+/// What a group says of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Membership {
+    /// It is in its group, and owns what it believes to own.
+    Valid,
+    /// It is not: others may own everything.
+    Lost,
+    /// The group does not answer.
+    Unknown,
+}
+
 /// What became of a commit.
 #[derive(Debug)]
 pub enum Outcome {
@@ -34,6 +58,17 @@ pub enum Outcome {
     Aborted(String),
     /// Another may own the tasks: what they hold in memory is worth nothing (PROTOCOL 21).
     Fenced(String),
+}
+
+impl Outcome {
+    /// Its name in metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Committed(_) => "committed",
+            Self::Aborted(_) => "aborted",
+            Self::Fenced(_) => "fenced",
+        }
+    }
 }
 
 /// A worker's side of a log: what it owns, what it reads, what it commits.
@@ -63,12 +98,16 @@ pub trait Session: Send {
     /// Makes all of `commits` durable, or none.
     fn commit(&mut self, commits: &mut Vec<TaskCommit>) -> Outcome;
 
+    /// Asks the group whether the worker still owns what it believes to own.
+    fn confirm(&mut self) -> Membership {
+        Membership::Valid
+    }
+
     /// The worker has let go of what was revoked.
     fn release(&mut self) {}
 
-    /// The task on this input is ready: its records are wanted from `from` on. `txn_id` names its
-    /// last commit.
-    fn start(&mut self, _topic: &str, _partition: u32, _from: Offset, _txn_id: Option<String>) {}
+    /// A task is ready for its records.
+    fn start(&mut self, _start: Start) {}
 }
 
 /// The session of a worker on a log that this process alone writes: it owns what it was given.

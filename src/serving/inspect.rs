@@ -1,6 +1,4 @@
-//! What operators look at: partitions, units decoded with their types, records, metrics.
-
-use std::fmt::Write as _;
+//! What operators look at: partitions, units decoded with their types, records.
 
 use serde::Deserialize;
 use std::sync::Arc;
@@ -8,12 +6,10 @@ use std::sync::Arc;
 use serde_json::{Value as Json, json};
 
 use super::view::View;
-use crate::codec::Reason;
 use crate::error::{Error, Result};
-use crate::expr::stats as expr_stats;
 use crate::model::key::{KeyPart, decode_parts, record_key};
 use crate::model::{ScalarType, Value, partition_of, time};
-use crate::operator::{EventBuf, Layout, values};
+use crate::operator::{EventBuf, Layout};
 use crate::state::{StoredRows, Unit, UnitView, head_key, is_head, split_key, unit_prefix};
 use crate::task::{Task, TaskGroup};
 
@@ -262,101 +258,4 @@ pub fn log(view: &View, topic: &str, partition: u32, from: u64, count: usize) ->
         }
     }
     Ok(Json::from(records))
-}
-
-/// All metrics: those of the process, and those that are counts of the log.
-pub(super) fn metrics(view: &View) -> String {
-    let mut out = view.metrics.encode();
-    let p = "feature_pipeline";
-    let mut family = |name: &str, kind: &str, help: &str, rows: Vec<(String, f64)>| {
-        let suffix = if kind == "counter" { "_total" } else { "" };
-        let _ = writeln!(out, "# HELP {p}_{name} {help}.\n# TYPE {p}_{name} {kind}");
-        for (labels, value) in rows {
-            let _ = writeln!(out, "{p}_{name}{suffix}{{{labels}}} {value}");
-        }
-    };
-    let sources: Vec<_> = view.topology.sources.iter().map(|s| (s, view.source_counts(s.index))).collect();
-    let mut processed = Vec::new();
-    let mut refused = Vec::new();
-    let mut late = Vec::new();
-    for (source, counts) in &sources {
-        let dead: u64 = counts.dead_lettered.iter().sum();
-        for (status, n) in [
-            ("accepted", counts.accepted),
-            ("late", counts.late),
-            ("ignored", counts.ignored),
-            ("dead_lettered", dead),
-        ] {
-            processed.push((format!("source=\"{}\",status=\"{status}\"", source.name), n as f64));
-        }
-        for (reason, name) in Reason::NAMES.iter().filter(|(r, _)| *r != Reason::Late) {
-            let n = counts.dead_lettered[*reason as usize];
-            refused.push((format!("source=\"{}\",reason=\"{name}\"", source.name), n as f64));
-        }
-        late.push((format!("source=\"{}\"", source.name), counts.late as f64));
-    }
-    family("events_processed", "counter", "Records by outcome", processed);
-    family("feature_validation_errors", "counter", "Dead letters by reason", refused.clone());
-    family("dead_letters", "counter", "Dead letters by reason", refused);
-    family("late_events", "counter", "Events behind grace", late);
-    let mut groups = Vec::new();
-    let (mut rows, mut bytes) = (Vec::new(), Vec::new());
-    for group in &view.topology.groups {
-        let (counts, n, size) = view.group_counts(group.index);
-        for (outcome, n) in [
-            ("applied", counts.applied),
-            ("duplicate", counts.duplicate),
-            ("filtered", counts.filtered),
-            ("no_entity", counts.no_entity),
-        ] {
-            groups.push((format!("group=\"{}\",outcome=\"{outcome}\"", group.name), n as f64));
-        }
-        rows.push((format!("group=\"{}\"", group.name), n as f64));
-        bytes.push((format!("group=\"{}\"", group.name), size as f64));
-    }
-    family("group_events", "counter", "Accepted events by what the group made of them", groups);
-    family("state_rows", "gauge", "Units in the state", rows);
-    family("state_bytes", "gauge", "Bytes of the stores that hold the group", bytes);
-    let by_task = |of: &dyn Fn(&Task) -> f64| -> Vec<(String, f64)> {
-        let label = |t: &Task| format!("topic=\"{}\",partition=\"{}\"", t.topic, t.partition);
-        view.owned().tasks.iter().map(|t| (label(t), of(t))).collect()
-    };
-    let ordering = std::sync::atomic::Ordering::Relaxed;
-    family(
-        "lag_records",
-        "gauge",
-        "Records that wait to be applied",
-        by_task(&|t| {
-            view.log.end_offset(&t.topic, t.partition).saturating_sub(t.state.read().applied) as f64
-        }),
-    );
-    family(
-        "checkpoint_age_seconds",
-        "gauge",
-        "Time since the last commit",
-        by_task(&|t| t.checkpoint_age().as_secs_f64()),
-    );
-    family(
-        "barrier_distance_records",
-        "gauge",
-        "Records that a restart would redo",
-        by_task(&|t| t.committed.load(ordering).saturating_sub(t.barrier.load(ordering)) as f64),
-    );
-    family(
-        "cached_units_bytes",
-        "gauge",
-        "Memory of cached units",
-        by_task(&|t| t.state.read().cache.bytes() as f64),
-    );
-    let causes = expr_stats::CAUSES.iter();
-    let nulls = causes.map(|(c, n)| (format!("cause=\"{n}\""), expr_stats::count(*c) as f64)).collect();
-    family("expression_null", "counter", "Expression results that became null", nulls);
-    family(
-        "overflow",
-        "counter",
-        "Integer sums outside int64",
-        vec![(String::new(), values::overflows() as f64)],
-    );
-    out.push_str("# EOF\n");
-    out
 }

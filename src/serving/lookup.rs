@@ -216,10 +216,17 @@ impl<'a> Lookup<'a> {
             cells.push(features.iter().map(column).collect());
         }
         let mut positions = Vec::new();
-        for task in tasks {
+        for &task in &tasks {
             self.read_task(&owned, task, &placed, &nows, &mut cells, &mut positions)?;
         }
         let mut computed = self.compute(&cells);
+        for task in tasks.iter().map(|i| &owned.tasks[*i]) {
+            // Last of all: a process that was frozen at any place before finds it out here.
+            if task.lease.as_ref().is_some_and(|l| !l.is_valid()) {
+                let message = format!("partition {} of {} may be another node's", task.partition, task.topic);
+                return Err(Error::unavailable(message).with_hint("ask again in a moment, or another node"));
+            }
+        }
         let names = std::mem::take(&mut self.names);
         let mut response = LookupResponse { names, positions, ..LookupResponse::default() };
         if self.request.as_of.is_empty() {

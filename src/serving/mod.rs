@@ -3,6 +3,8 @@
 mod catalog;
 mod compute;
 #[cfg(feature = "serving")]
+mod exposition;
+#[cfg(feature = "serving")]
 pub mod generated;
 #[cfg(feature = "serving")]
 mod grpc;

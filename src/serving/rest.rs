@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde_json::{json, value::RawValue};
 
+use super::exposition;
 use super::inspect;
 use super::rest_lookup;
 use super::view::View;
@@ -239,7 +240,7 @@ async fn stats(State(shared): State<Shared>) -> Result<Response> {
 }
 
 async fn metrics(State(shared): State<Shared>) -> Result<Response> {
-    let text = inspect::metrics(&*shared.view()?);
+    let text = exposition::metrics(&*shared.view()?);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }

@@ -11,7 +11,8 @@ use super::runner::Runner;
 use super::{Status, StoreMeta, Task, TaskInput};
 use crate::codec::repartition::Marker;
 use crate::error::Result;
-use crate::log::{Append, TaskCommit};
+use crate::fault::crash_point;
+use crate::log::{Append, Start, TaskCommit};
 use crate::model::{Change, Millis, Offset};
 use crate::state::{Batch, head_key, row_key};
 
@@ -214,7 +215,9 @@ impl Runner {
             if let Some(offset) = record_at {
                 rows.push(StoreMeta::consistent_at(offset + 1, self.options.clock.now()).row());
             }
+            crash_point("before_store");
             self.task.store.write(&rows)?;
+            crash_point("stored");
             self.stored = barrier.committed;
             self.stored_at = Instant::now();
         }
@@ -245,9 +248,14 @@ impl Runner {
         &self.task
     }
 
-    /// Name of the last commit; none: there was none.
-    pub fn last_txn_id(&self) -> Option<String> {
-        self.last_txn_id.clone()
+    /// What it wants to read.
+    pub fn start(&self) -> Start {
+        Start {
+            topic: self.task.topic.clone(),
+            partition: self.task.partition,
+            from: self.position,
+            committed: self.last_txn_id.clone().map(|txn| (self.committed, txn)),
+        }
     }
 
     /// The task cannot go on.

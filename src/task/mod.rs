@@ -6,6 +6,7 @@
 mod barrier;
 mod commit;
 mod dead_letter;
+mod lease;
 mod read;
 mod restore;
 mod runner;
@@ -30,6 +31,7 @@ use crate::topology::{Group, Source};
 
 pub use barrier::{Barrier, txn_id_of};
 pub use commit::PendingCommit;
+pub use lease::Lease;
 pub use read::{UnitAnswer, UnitRead};
 pub use runner::{Runner, RunnerOptions};
 pub use store_meta::StoreMeta;
@@ -154,6 +156,8 @@ pub struct Task {
     pub groups: Vec<TaskGroup>,
     /// Its store.
     pub store: SharedStore,
+    /// Until when readers may be answered, where others could take over.
+    pub lease: Option<Arc<Lease>>,
     /// Its state; the worker alone writes it.
     pub state: RwLock<TaskState>,
     /// Stream time by source, for readers of other tasks; the least number: none.
@@ -218,6 +222,7 @@ impl Task {
             input,
             groups,
             store,
+            lease: None,
             state: RwLock::new(state),
             stream_times: (0..sources).map(|_| AtomicI64::new(i64::MIN)).collect(),
             status: AtomicU8::new(0),

@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::codec::Reason;
 use crate::codec::repartition::{Routed, RoutedEvent, decode as decode_routed};
 use crate::error::{Error, Result};
+use crate::fault::crash_point;
 use crate::log::{Append, Log, LogBatch, RecordView, ResumePoint, Session};
 use crate::model::{Millis, Offset, partition_of};
 use crate::operator::EventBuf;
@@ -145,11 +146,6 @@ impl Runner {
         Ok(runner)
     }
 
-    /// Next offset to read.
-    pub fn position(&self) -> Offset {
-        self.position
-    }
-
     /// Applies some of what waits in the input. Returns how many records that were.
     pub fn step(&mut self, session: &mut dyn Session) -> usize {
         if self.task.status() == Status::Failed {
@@ -198,6 +194,7 @@ impl Runner {
         let mut applied = 0;
         let mut in_chunk = 0;
         let from = self.position;
+        let is_redo = self.task.status() == Status::Restoring;
         for record in batch.records().filter(|r| r.offset >= from) {
             if in_chunk == 0 {
                 self.mark(record.offset);
@@ -209,6 +206,9 @@ impl Runner {
             in_chunk += 1;
             applied += 1;
             self.position = record.offset + 1;
+            if is_redo {
+                crash_point("redo");
+            }
             if in_chunk == CHUNK || record.offset + 1 == self.committed {
                 self.apply_ready()?;
                 in_chunk = 0;

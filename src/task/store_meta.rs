@@ -22,6 +22,11 @@ pub struct StoreMeta {
 }
 
 impl StoreMeta {
+    /// Makes a store one that knows of no changelog.
+    pub fn removal() -> Change {
+        (KEY.to_vec(), None)
+    }
+
     /// A store whose rows belong together.
     pub fn consistent_at(position: Offset, time: Millis) -> Self {
         Self { version: VERSION, position, is_consistent: true, time }

@@ -22,6 +22,9 @@ pub struct Metrics {
     processing_latency: Histogram,
     requests: Family<Labels, Counter>,
     restored: Family<Labels, Counter>,
+    commit_latency: Histogram,
+    commits: Family<Labels, Counter>,
+    rebalances: Family<Labels, Counter>,
     hits: AtomicU64,
     misses: AtomicU64,
     hit_ratio: Gauge<f64, AtomicU64>,
@@ -37,6 +40,10 @@ impl Default for Metrics {
         let restored = Family::<Labels, Counter>::default();
         let mut recovery = Registry::with_prefix("thalweg");
         recovery.register("restore_records", "Records of changelogs read in takeovers", restored.clone());
+        let (commit_latency, commits, rebalances) = (latency(), Family::default(), Family::default());
+        recovery.register("commit_latency_seconds", "Time of a commit's transaction", commit_latency.clone());
+        recovery.register("commits", "Commits by outcome", commits.clone());
+        recovery.register("rebalances", "Changes of ownership by kind", rebalances.clone());
         let hit_ratio = Gauge::<f64, AtomicU64>::default();
         registry.register("feature_read_latency_seconds", "Time to answer a lookup", metrics.0.clone());
         registry.register(
@@ -63,6 +70,9 @@ impl Default for Metrics {
             processing_latency: metrics.2,
             requests,
             restored,
+            commit_latency,
+            commits,
+            rebalances,
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             hit_ratio,
@@ -99,6 +109,17 @@ impl Metrics {
         self.restored.get_or_create(&labels).inc_by(records);
     }
 
+    /// Notes a commit, its outcome and how long it took.
+    pub fn commit(&self, outcome: &str, took: Duration) {
+        self.commit_latency.observe(took.as_secs_f64());
+        self.commits.get_or_create(&vec![("outcome".to_owned(), outcome.to_owned())]).inc();
+    }
+
+    /// Counts a change of ownership.
+    pub fn rebalance(&self, kind: &str) {
+        self.rebalances.get_or_create(&vec![("kind".to_owned(), kind.to_owned())]).inc();
+    }
+
     /// Counts a read of an entity.
     pub fn cache_read(&self, is_hit: bool) {
         let counter = if is_hit { &self.hits } else { &self.misses };
@@ -111,10 +132,13 @@ impl Metrics {
         if hits + misses > 0 {
             self.hit_ratio.set(hits as f64 / (hits + misses) as f64);
         }
-        let mut text = String::new();
-        // Writing to a string cannot fail.
-        let _ = encode_registry(&mut text, &self.registry);
-        let _ = encode_registry(&mut text, &self.recovery);
-        text.trim_end().trim_end_matches("# EOF").to_owned()
+        let mut all = String::new();
+        for registry in [&self.registry, &self.recovery] {
+            let mut text = String::new();
+            // Writing to a string cannot fail.
+            let _ = encode_registry(&mut text, registry);
+            all.push_str(text.trim_end().trim_end_matches("# EOF"));
+        }
+        all
     }
 }

@@ -275,6 +275,7 @@ fn metrics_carry_their_promised_names() {
         assert!(text.contains(name), "{name} is missing in\n{text}");
     }
     assert!(text.ends_with("# EOF\n"));
+    assert_eq!(text.matches("# EOF").count(), 1);
     engine.stop();
 }
 

@@ -122,6 +122,20 @@ impl Engine {
         body["positions"].clone()
     }
 
+    /// The answer to a lookup, once no partition that it needs is changing hands.
+    pub fn lookup(&self, body: &Json) -> Json {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let (status, answer) =
+                self.post("/v1/features/online", "application/json", body.to_string().as_bytes());
+            if status == 200 {
+                return answer;
+            }
+            assert_eq!(answer["error"]["code"], "UNAVAILABLE", "{answer}");
+            assert!(Instant::now() < deadline, "{answer}");
+        }
+    }
+
     /// Looks one entity up at `as_of`, after `positions`: the values by name.
     pub fn values(&self, features: &[&str], entity: Json, as_of: &str, positions: &Json) -> Json {
         let body = json!({
@@ -131,9 +145,7 @@ impl Engine {
             "min_positions": positions,
             "wait": "10s",
         });
-        let (status, answer) =
-            self.post("/v1/features/online", "application/json", body.to_string().as_bytes());
-        assert_eq!(status, 200, "{answer}");
+        let answer = self.lookup(&body);
         let names = answer["metadata"]["feature_names"].as_array().expect("names").clone();
         names
             .iter()

@@ -6,22 +6,35 @@ use std::path::{Path, PathBuf};
 use crate::harness::root;
 
 /// Modules, bottom to top, with those of the crate that each may use.
-const LAW: [(&str, &[&str]); 16] = [
+const LAW: [(&str, &[&str]); 17] = [
     ("model", &[]),
     ("clock", &["model"]),
     ("error", &[]),
-    ("config", &["error", "model"]),
+    ("fault", &[]),
+    ("config", &["error", "fault", "model"]),
     ("expr", &["model"]),
     ("operator", &["error", "expr", "model"]),
     ("topology", &["config", "expr", "model", "operator"]),
     ("codec", &["expr", "model", "operator", "topology"]),
-    ("log", &["clock", "codec", "error", "model"]),
+    ("log", &["clock", "codec", "error", "fault", "model"]),
     ("state", &["codec", "error", "model", "operator"]),
     (
         "task",
-        &["clock", "codec", "error", "expr", "log", "model", "operator", "state", "telemetry", "topology"],
+        &[
+            "clock",
+            "codec",
+            "error",
+            "expr",
+            "fault",
+            "log",
+            "model",
+            "operator",
+            "state",
+            "telemetry",
+            "topology",
+        ],
     ),
-    ("worker", &["error", "log", "task"]),
+    ("worker", &["error", "fault", "log", "task", "telemetry"]),
     ("oracle", &["config", "model"]),
     (
         "serving",
@@ -48,6 +61,7 @@ const LAW: [(&str, &[&str]); 16] = [
             "clock",
             "config",
             "error",
+            "fault",
             "log",
             "model",
             "serving",

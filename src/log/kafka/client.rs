@@ -1,9 +1,17 @@
 //! Settings of librdkafka's clients. What the protocol leans on (PROTOCOL §12) is not the user's
 //! to change.
 
+use std::time::Duration;
+
 use rdkafka::ClientConfig;
 
 use crate::error::{Error, Result};
+
+/// Defaults of what a member tells its group.
+const SESSION_TIMEOUT_MS: u64 = 10_000;
+const HEARTBEAT_MS: u64 = 1000;
+/// What clocks and schedulers may be off.
+const LEASE_MARGIN_MS: u64 = 250;
 
 /// Properties that the protocol leans on.
 const RESERVED: [&str; 12] = [
@@ -92,6 +100,20 @@ impl KafkaOptions {
         config
     }
 
+    /// A whole number among the properties.
+    fn property(&self, name: &str, default: u64) -> u64 {
+        let given = self.properties.iter().find(|(n, _)| n == name);
+        given.and_then(|(_, value)| value.parse().ok()).unwrap_or(default)
+    }
+
+    /// How long a worker may answer after it was last known to be in its group: until the group may
+    /// have given its partitions away.
+    pub fn lease(&self) -> Duration {
+        let session = self.property("session.timeout.ms", SESSION_TIMEOUT_MS);
+        let heartbeat = self.property("heartbeat.interval.ms", HEARTBEAT_MS);
+        Duration::from_millis(session.saturating_sub(heartbeat + LEASE_MARGIN_MS).max(session / 2))
+    }
+
     /// The consumer of worker `index`.
     pub(super) fn member(&self, index: usize) -> ClientConfig {
         let mut config = self.base();
@@ -102,8 +124,8 @@ impl KafkaOptions {
         config.set("enable.auto.offset.store", "false");
         config.set("isolation.level", "read_committed");
         config.set("auto.offset.reset", "error");
-        unless_given(&mut config, &self.properties, "session.timeout.ms", "10000");
-        unless_given(&mut config, &self.properties, "heartbeat.interval.ms", "1000");
+        unless_given(&mut config, &self.properties, "session.timeout.ms", &SESSION_TIMEOUT_MS.to_string());
+        unless_given(&mut config, &self.properties, "heartbeat.interval.ms", &HEARTBEAT_MS.to_string());
         fetch_fast(&mut config, &self.properties);
         config
     }

@@ -14,6 +14,7 @@ use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use super::changelog::{BARRIER_KEY, changelog_topic};
 use super::client::KafkaOptions;
 use super::{TIMEOUT, send, send_all};
+use crate::fault::crash_point;
 use crate::log::TaskCommit;
 use crate::model::Offset;
 
@@ -153,9 +154,12 @@ impl Transactions {
         group: &ConsumerGroupMetadata,
         commits: &[TaskCommit],
     ) -> Result<(), KafkaError> {
+        crash_point("boundary");
         producer.begin_transaction()?;
         let sent = self.produce(producer, commits)?;
+        crash_point("produced");
         self.await_deliveries(sent)?;
+        crash_point("flushed");
         let mut offsets = TopicPartitionList::with_capacity(commits.len());
         for commit in commits {
             let next = KafkaOffset::Offset(commit.next_offset as i64);
@@ -165,7 +169,10 @@ impl Transactions {
             }
         }
         producer.send_offsets_to_transaction(&offsets, group, TIMEOUT)?;
-        producer.commit_transaction(TIMEOUT)
+        crash_point("offsets");
+        producer.commit_transaction(TIMEOUT)?;
+        crash_point("committed");
+        Ok(())
     }
 
     /// Outputs, then rows, then the barrier record, of every commit.
@@ -181,6 +188,7 @@ impl Transactions {
                 count += send_all(producer, append, || other)?;
             }
         }
+        crash_point("outputs");
         for (slot, commit) in commits.iter().enumerate() {
             let topic = changelog_topic(&self.options.app, &commit.topic);
             let rows = commit.rows.iter().flat_map(|rows| rows.iter());
@@ -191,6 +199,7 @@ impl Transactions {
                 send(producer, record)?;
                 count += 1;
             }
+            crash_point("rows");
             let record = BaseRecord::with_opaque_to(&topic, self.transaction << SLOT_BITS | slot)
                 .partition(commit.partition as i32)
                 .key(BARRIER_KEY)

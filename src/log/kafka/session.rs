@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
@@ -22,7 +22,7 @@ use super::failed;
 use super::producer::{Failure, RENEW_PAUSE, Transactions};
 use crate::error::Result;
 use crate::log::batch::SparseBuilder;
-use crate::log::{LogBatch, Outcome, Ownership, Session, TaskCommit};
+use crate::log::{LogBatch, Membership, Outcome, Ownership, Session, Start, TaskCommit};
 use crate::model::Offset;
 
 /// Messages and bytes that one wait takes from the client.
@@ -97,8 +97,8 @@ pub struct KafkaSession {
     /// An assignment of which not all partitions are fetched yet.
     assignment: Option<Assignment>,
     buffered: usize,
-    /// Names of the last commits, by input.
-    committed: HashMap<(String, u32), String>,
+    /// Next offsets and names of the last commits, by input.
+    committed: HashMap<(String, u32), (Offset, String)>,
     stop: Arc<AtomicBool>,
 }
 
@@ -252,7 +252,9 @@ impl KafkaSession {
         Ok(inputs
             .iter()
             .zip(found)
-            .map(|(input, found)| self.committed.get(input) == found.map(|(_, txn)| txn).as_ref())
+            .map(|(input, found)| {
+                self.committed.get(input).map(|(_, txn)| txn) == found.map(|(_, txn)| txn).as_ref()
+            })
             .collect())
     }
 
@@ -270,7 +272,7 @@ impl KafkaSession {
                     let is_mine = (0..commits.len()).all(|i| txn(i) == Some(&commits[i].txn_id));
                     let is_before = commits.iter().enumerate().all(|(i, c)| {
                         let known = self.committed.get(&(c.topic.clone(), c.partition));
-                        txn(i) == known.map(String::as_str)
+                        txn(i) == known.map(|(_, txn)| txn.as_str())
                     });
                     return match (is_mine, is_before) {
                         (true, _) => Outcome::Committed(Vec::new()),
@@ -288,6 +290,19 @@ impl KafkaSession {
             }
         }
     }
+}
+
+/// Whether the group has let the member go.
+fn is_expelled(code: RDKafkaErrorCode) -> bool {
+    matches!(
+        code,
+        RDKafkaErrorCode::UnknownMemberId
+            | RDKafkaErrorCode::IllegalGeneration
+            | RDKafkaErrorCode::FencedInstanceId
+            | RDKafkaErrorCode::FencedMemberEpoch
+            | RDKafkaErrorCode::StaleMemberEpoch
+            | RDKafkaErrorCode::AssignmentLost
+    )
 }
 
 impl Drop for KafkaSession {
@@ -373,12 +388,36 @@ impl Session for KafkaSession {
             Outcome::Committed(_) => {
                 tracing::debug!(tasks = commits.len(), took = ?begun.elapsed(), "committed");
                 for commit in commits.drain(..) {
-                    self.committed.insert((commit.topic, commit.partition), commit.txn_id);
+                    self.committed
+                        .insert((commit.topic, commit.partition), (commit.next_offset, commit.txn_id));
                 }
             }
             Outcome::Aborted(why) | Outcome::Fenced(why) => tracing::warn!("commit: {why}"),
         }
         outcome
+    }
+
+    fn confirm(&mut self) -> Membership {
+        // The same offset and name again: nothing changes, and only a member may do it.
+        let Some(((topic, partition), (next, txn))) =
+            self.committed.iter().find(|(input, _)| self.inputs.contains_key(*input))
+        else {
+            return if self.inputs.is_empty() { Membership::Valid } else { Membership::Lost };
+        };
+        let mut list = TopicPartitionList::new();
+        if list.add_partition_offset(topic, *partition as i32, KafkaOffset::Offset(*next as i64)).is_ok()
+            && let Some(mut element) = list.find_partition(topic, *partition as i32)
+        {
+            element.set_metadata(txn);
+        }
+        match self.consumer.commit(&list, CommitMode::Sync) {
+            Ok(()) => Membership::Valid,
+            Err(KafkaError::ConsumerCommit(code)) if is_expelled(code) => Membership::Lost,
+            Err(error) => {
+                tracing::warn!("Kafka: membership: {error}");
+                Membership::Unknown
+            }
+        }
     }
 
     fn release(&mut self) {
@@ -388,10 +427,11 @@ impl Session for KafkaSession {
         }
     }
 
-    fn start(&mut self, topic: &str, partition: u32, from: Offset, txn_id: Option<String>) {
-        let key = (topic.to_owned(), partition);
-        if let Some(txn_id) = txn_id {
-            self.committed.insert(key.clone(), txn_id);
+    fn start(&mut self, start: Start) {
+        let Start { topic, partition, from, committed } = start;
+        let key = (topic, partition);
+        if let Some(committed) = committed {
+            self.committed.insert(key.clone(), committed);
         }
         self.inputs.insert(key, Input { next: from, batches: VecDeque::new() });
     }
