@@ -34,6 +34,38 @@ impl Broker {
         )
     }
 
+    /// Makes a topic.
+    pub fn create(&self, topic: &str, partitions: u32) {
+        use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.bootstrap);
+        let admin: AdminClient<rdkafka::client::DefaultClientContext> = config.create().expect("a client");
+        let topic = NewTopic::new(topic, partitions as i32, TopicReplication::Fixed(-1));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let made = runtime.block_on(admin.create_topics([&topic], &AdminOptions::new())).expect("an answer");
+        assert!(made[0].is_ok(), "{made:?}");
+    }
+
+    fn id(&self, broker: usize) -> String {
+        let path = self.folder.path().join(format!("broker-{broker}.pid"));
+        std::fs::read_to_string(path).expect("it runs").trim().to_owned()
+    }
+
+    pub fn signal(&self, broker: usize, signal: &str) {
+        assert!(Command::new("kill").args([signal, &self.id(broker)]).status().expect("kill runs").success());
+    }
+
+    /// Ends a broker at once.
+    pub fn kill(&self, broker: usize) {
+        self.signal(broker, "-KILL");
+    }
+
+    /// Starts one again that was killed.
+    pub fn launch(&self, broker: usize) {
+        let folder = self.folder.path().to_str().expect("UTF-8");
+        script(&["launch", folder, &broker.to_string()]);
+    }
+
     pub fn producer(&self) -> ThreadedProducer<DefaultProducerContext> {
         let mut config = ClientConfig::new();
         config

@@ -36,15 +36,16 @@ impl Place {
         self.folder.path().join("thalweg.yaml")
     }
 
+    /// What starts the engine.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(binary());
+        command.args(["run", "--config"]).arg(self.config()).env("LOG_LEVEL", "error").stdout(Stdio::piped());
+        command
+    }
+
     /// Starts the engine and waits until it is ready.
     pub fn start(&self) -> Engine {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_thalweg"))
-            .args(["run", "--config"])
-            .arg(self.config())
-            .env("LOG_LEVEL", "warn")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the binary starts");
+        let mut child = self.command().spawn().expect("the binary starts");
         let stdout = child.stdout.take().expect("it is piped");
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).expect("a line");
@@ -55,9 +56,15 @@ impl Place {
     }
 }
 
+/// The binary under test: the one just built, or the one that `THALWEG_TEST_BINARY` names.
+fn binary() -> PathBuf {
+    std::env::var_os("THALWEG_TEST_BINARY")
+        .map_or_else(|| env!("CARGO_BIN_EXE_thalweg").into(), PathBuf::from)
+}
+
 /// Runs the binary to its end: exit code, standard output, standard error.
 pub fn run(arguments: &[&str], input: Option<&str>) -> (i32, String, String) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_thalweg"))
+    let mut child = Command::new(binary())
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

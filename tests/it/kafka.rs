@@ -15,7 +15,7 @@ use crate::harness::Place;
 const PARTITIONS: u32 = 3;
 
 /// The records of a batch as the engine's own append would place them.
-fn records(number: u64) -> Vec<(u32, Option<String>, String)> {
+pub fn records(number: u64, partitions: u32) -> Vec<(u32, Option<String>, String)> {
     batch(number)
         .lines()
         .map(|line| {
@@ -23,12 +23,12 @@ fn records(number: u64) -> Vec<(u32, Option<String>, String)> {
                 .ok()
                 .and_then(|e| e["user_id"].as_str().map(str::to_owned));
             let bytes = key.as_deref().unwrap_or(line);
-            (partition_of(bytes.as_bytes(), PARTITIONS), key.clone(), line.to_owned())
+            (partition_of(bytes.as_bytes(), partitions), key.clone(), line.to_owned())
         })
         .collect()
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     let _ = std::fs::remove_dir_all(to);
     let done = std::process::Command::new("cp").arg("-a").args([from, to]).status().expect("cp runs");
     assert!(done.success());
@@ -61,7 +61,7 @@ fn kills_lose_and_double_nothing_on_kafka() {
     let producer = broker.producer();
     for cycle in 0..cycles {
         for number in cycle * 6..(cycle + 1) * 6 {
-            send(&producer, "payments", &records(number));
+            send(&producer, "payments", &records(number, PARTITIONS));
             if number % 6 == random(cycle) % 6 {
                 std::thread::sleep(Duration::from_micros(random(cycle + 77) % 400_000));
                 kill_by_id(&engine);
@@ -98,7 +98,7 @@ fn kills_lose_and_double_nothing_on_kafka() {
 }
 
 /// Partition and offset that a dead letter names.
-fn origin(letter: &rdkafka::message::OwnedMessage) -> (i32, i64) {
+pub fn origin(letter: &rdkafka::message::OwnedMessage) -> (i32, i64) {
     use rdkafka::message::Headers;
     let headers = letter.headers().expect("headers");
     let number = |name: &str| -> i64 {

@@ -7,6 +7,7 @@ mod crash;
 mod definitions;
 mod exactness;
 mod examples;
+mod faults;
 mod harness;
 mod housekeeping;
 mod kafka;
