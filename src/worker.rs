@@ -177,6 +177,12 @@ impl Loop {
                 self.metrics.rebalance("assigned");
                 tracing::info!(partitions = inputs.len(), retained = retained.len(), "assigned");
                 self.runners.retain(|r| retained.contains(&input_of(r.task())));
+                if let Some(aborted) = &mut self.aborted {
+                    // What is taken over anew is redone there, and must not be committed here.
+                    aborted
+                        .retain(|(commit, _)| retained.contains(&(commit.topic.clone(), commit.partition)));
+                }
+                self.aborted = self.aborted.take().filter(|aborted| !aborted.is_empty());
                 let kept: Vec<(String, u32)> = self.runners.iter().map(|r| input_of(r.task())).collect();
                 if let Some(host) = &self.host {
                     host.keep_only(&kept);

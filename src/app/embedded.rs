@@ -91,8 +91,8 @@ pub(super) fn start(parts: Parts, hold: File) -> Result<Engine> {
         expired: expired(embedded, settings, Arc::clone(&parts.clock)),
         stop: Arc::clone(&stop),
     };
-    let housekeeper = Some(housekeeper.start()?);
-    Ok(Engine { view, workers, opened: Vec::new(), housekeeper, stop, _hold: hold })
+    let helpers = vec![housekeeper.start()?];
+    Ok(Engine { view, workers, opened: Vec::new(), helpers, stop, _hold: hold })
 }
 
 fn expired(log: Arc<EmbeddedLog>, settings: &Settings, clock: Arc<dyn Clock>) -> Expired {

@@ -10,27 +10,23 @@ use std::time::Duration;
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
+use super::members::Members;
+use super::recovery::Recovery;
+use super::standby::Standbys;
 use super::{Engine, Housekeeper, Opened, Parts, Place, input_topics, task_of};
-use crate::config::settings::KafkaSettings;
+use crate::config::settings::{KafkaSettings, Settings};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fault::crash_point;
-use crate::log::{BARRIER_KEY, Following, KafkaLog, KafkaOptions, KafkaSession, Log, ResumePoint, TopicKind};
-use crate::model::Change;
-use crate::serving::View;
-use crate::state::{SharedStore, StateStore};
-use crate::task::{Lease, Runner, RunnerOptions, StoreMeta, Task, txn_id_of};
+use crate::log::{KafkaLog, KafkaOptions, KafkaSession, Log, ResumePoint, TopicKind};
+use crate::serving::cluster::{Cluster, NodeRecord};
+use crate::serving::{GrpcPeers, View};
+use crate::state::SharedStore;
+use crate::task::{Lease, Runner, RunnerOptions, Task, txn_id_of};
 use crate::worker::{Host, Worker, WorkerOptions};
 
 /// Pause before a takeover that failed for a passing reason is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Pause while another task of this process still holds the store.
 const HELD_PAUSE: Duration = Duration::from_millis(50);
-/// Half of `delete.retention.ms` of changelogs: a store that stood still for longer may lack
-/// deletions (PROTOCOL 24).
-const STORE_AGE_MAX: i64 = 12 * 3_600_000;
-
-/// Rows that are removed at once.
-const WIPE_CHUNK: usize = 20_000;
 
 pub(super) fn start(parts: Parts, kafka: &KafkaSettings, hold: File) -> Result<Engine> {
     let app = parts.settings.app.clone();
@@ -42,60 +38,125 @@ pub(super) fn start(parts: Parts, kafka: &KafkaSettings, hold: File) -> Result<E
         partitions: kafka.partitions,
     })?);
     let inputs = input_topics(&parts.topology, &app);
-    let mut tasks = 0;
-    for topic in &inputs {
-        let is_source = parts.topology.topics().contains(&topic.as_str());
-        let kind = if is_source { TopicKind::Events } else { TopicKind::Repartition };
-        let partitions = log.ensure_topic(topic, None, kind)?;
-        log.ensure_changelog(topic, partitions)?;
-        tasks += partitions as usize;
-    }
-    log.ensure_topic(&format!("{app}-dead-letters"), None, TopicKind::Events)?;
+    let owners = format!("{app}-owners");
+    let all = ensure_topics(&parts, &log, &inputs, &owners)?;
     let shared = Arc::clone(&log) as Arc<dyn Log>;
     let view = parts.view(&shared);
-    let (interval, commit_interval) = (parts.settings.checkpoint_interval, parts.settings.commit_interval);
-    let count = parts.workers(tasks);
-    let options = parts.runner_options(tasks, true);
+    let cluster = Arc::new(Cluster::new(
+        log.options().node.clone(),
+        Box::new(GrpcPeers::new(tokio::runtime::Handle::current())),
+        log.options().lease(),
+    ));
+    view.join(Arc::clone(&cluster));
+    let interval = parts.settings.checkpoint_interval;
+    let count = parts.workers(all.len());
+    // A standby takes as much as an owner.
+    let copies = if parts.settings.standby_replicas > 0 { 2 } else { 1 };
+    let options = parts.runner_options(all.len() * copies, true);
     let parts = Arc::new(parts);
     let stop = Arc::new(AtomicBool::new(false));
-    let topics: Vec<&str> = inputs.iter().map(String::as_str).collect();
-    let (mut workers, mut opened) = (Vec::new(), Vec::<Opened>::new());
+    let node = Node { parts, log, view, options, stop };
+    let (mut workers, mut opened) = (Vec::new(), Vec::new());
     for index in 0..count {
-        let lease = Arc::new(Lease::new(log.options().lease()));
-        let host = KafkaHost {
-            lease: Arc::clone(&lease),
-            parts: Arc::clone(&parts),
-            log: Arc::clone(&log),
-            view: Arc::clone(&view),
-            options: options.clone(),
-            mine: Arc::default(),
-        };
-        let (mine, seen) = (Arc::clone(&host.mine), Arc::clone(&view));
-        opened.push(Box::new(move || {
-            let owned = seen.owned();
-            let is_shown = |p: &Place| owned.tasks.iter().any(|t| t.incarnation == p.incarnation);
-            mine.lock().as_ref().is_some_and(|mine| mine.iter().all(is_shown))
-        }));
-        let session = KafkaSession::join(log.options(), index, &topics, Arc::clone(&stop))?;
-        workers.push(Worker::start(WorkerOptions {
-            index,
-            runners: Vec::new(),
-            session: Box::new(session),
-            host: Some(Box::new(host)),
-            lease: Some(lease),
-            commit_interval,
-            metrics: Arc::clone(&parts.metrics),
-            stop: Arc::new(AtomicBool::new(false)),
-        })?);
+        let (worker, is_open) = node.start_worker(index, &inputs)?;
+        workers.push(worker);
+        opened.push(is_open);
     }
+    let Node { parts, log, view, options, stop } = node;
     let housekeeper = Housekeeper {
         view: Arc::clone(&view),
         every: interval / 2,
         expired: Box::new(|_| Ok(0)),
         stop: Arc::clone(&stop),
     };
-    let housekeeper = Some(housekeeper.start()?);
-    Ok(Engine { view, workers, opened, housekeeper, stop, _hold: hold })
+    let members = Members {
+        standbys: Standbys::new(Arc::clone(&parts), Arc::clone(&log), Arc::clone(&view), options, all),
+        me: me(&parts.settings, &log.options().node),
+        clock: Arc::clone(&parts.clock),
+        topic: owners,
+        log,
+        view: Arc::clone(&view),
+        cluster,
+        stop: Arc::clone(&stop),
+    };
+    let helpers = vec![housekeeper.start()?, members.start()?];
+    Ok(Engine { view, workers, opened, helpers, stop, _hold: hold })
+}
+
+/// Makes sure that all topics exist. Returns all inputs of tasks.
+fn ensure_topics(
+    parts: &Parts,
+    log: &KafkaLog,
+    inputs: &[String],
+    owners: &str,
+) -> Result<Vec<(String, u32)>> {
+    let mut all = Vec::new();
+    for topic in inputs {
+        let is_source = parts.topology.topics().contains(&topic.as_str());
+        let kind = if is_source { TopicKind::Events } else { TopicKind::Repartition };
+        let partitions = log.ensure_topic(topic, None, kind)?;
+        log.ensure_changelog(topic, partitions)?;
+        all.extend((0..partitions).map(|p| (topic.clone(), p)));
+    }
+    log.ensure_topic(&format!("{}-dead-letters", parts.settings.app), None, TopicKind::Events)?;
+    log.ensure_topic(owners, Some(1), TopicKind::Owners)?;
+    Ok(all)
+}
+
+/// What workers of this node share.
+struct Node {
+    parts: Arc<Parts>,
+    log: Arc<KafkaLog>,
+    view: Arc<View>,
+    options: RunnerOptions,
+    stop: Arc<AtomicBool>,
+}
+
+impl Node {
+    fn start_worker(&self, index: usize, inputs: &[String]) -> Result<(Worker, Opened)> {
+        let lease = Arc::new(Lease::new(self.log.options().lease()));
+        let host = KafkaHost {
+            lease: Arc::clone(&lease),
+            parts: Arc::clone(&self.parts),
+            log: Arc::clone(&self.log),
+            view: Arc::clone(&self.view),
+            options: self.options.clone(),
+            mine: Arc::default(),
+        };
+        let (mine, view) = (Arc::clone(&host.mine), Arc::clone(&self.view));
+        let is_open: Opened = Box::new(move || {
+            let owned = view.owned();
+            let is_shown = |p: &Place| owned.tasks.iter().any(|t| t.incarnation == p.incarnation);
+            mine.lock().as_ref().is_some_and(|mine| mine.iter().all(is_shown))
+        });
+        let topics: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        let session = KafkaSession::join(self.log.options(), index, &topics, Arc::clone(&self.stop))?;
+        let worker = Worker::start(WorkerOptions {
+            index,
+            runners: Vec::new(),
+            session: Box::new(session),
+            host: Some(Box::new(host)),
+            lease: Some(lease),
+            commit_interval: self.parts.settings.commit_interval,
+            metrics: Arc::clone(&self.parts.metrics),
+            stop: Arc::new(AtomicBool::new(false)),
+        })?;
+        Ok((worker, is_open))
+    }
+}
+
+/// Where other nodes reach this one.
+fn me(settings: &Settings, node: &str) -> NodeRecord {
+    let reached = |address: &str| match &settings.advertise {
+        Some(host) => format!("{host}:{}", address.rsplit(':').next().unwrap_or("")),
+        None => address.to_owned(),
+    };
+    NodeRecord {
+        node: node.to_owned(),
+        grpc: reached(&settings.listen_grpc),
+        rest: reached(&settings.listen_rest),
+        tasks: Vec::new(),
+    }
 }
 
 /// A name for this node that no other has and that a restart keeps: the pod's, or one that is kept
@@ -113,7 +174,7 @@ fn node_name(data_dir: &Path) -> Result<String> {
     Ok(name)
 }
 
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 
@@ -135,14 +196,18 @@ impl Host for KafkaHost {
         for (topic, partition) in inputs {
             let wanted = Place { topic: topic.clone(), partition: *partition, incarnation: random() };
             self.mine.lock().get_or_insert_default().push(wanted.clone());
+            // A standby of this node lets the store go.
+            self.parts.taken.lock().insert((topic.clone(), *partition));
             let takeover = Takeover {
-                parts: Arc::clone(&self.parts),
-                log: Arc::clone(&self.log),
+                recovery: Recovery {
+                    parts: Arc::clone(&self.parts),
+                    log: Arc::clone(&self.log),
+                    place: wanted,
+                },
                 view: Arc::clone(&self.view),
                 options: self.options.clone(),
                 lease: Arc::clone(&self.lease),
                 mine: Arc::clone(&self.mine),
-                wanted,
             };
             let done = done.clone();
             let thread = std::thread::Builder::new().name(format!("takeover-{partition}"));
@@ -164,6 +229,7 @@ impl Host for KafkaHost {
         let Some(all) = mine.take() else { return };
         let (kept, gone): (Vec<Place>, Vec<Place>) = all.into_iter().partition(is_kept);
         *mine = Some(kept);
+        self.parts.taken.lock().retain(|(t, p)| !gone.iter().any(|w| w.topic == *t && w.partition == *p));
         drop(mine);
         self.view.change_tasks(|tasks| {
             // Another worker of this node may have taken one over in the meantime.
@@ -174,25 +240,23 @@ impl Host for KafkaHost {
 
 /// One takeover (PROTOCOL 23 to 29), on its own thread.
 struct Takeover {
-    parts: Arc<Parts>,
-    log: Arc<KafkaLog>,
+    recovery: Recovery,
     view: Arc<View>,
     options: RunnerOptions,
     lease: Arc<Lease>,
     mine: Mine,
-    wanted: Place,
 }
 
 impl Takeover {
     fn is_wanted(&self) -> bool {
-        self.mine.lock().iter().flatten().any(|p| *p == self.wanted)
+        self.mine.lock().iter().flatten().any(|p| *p == self.recovery.place)
     }
 
     fn run(self, done: &Sender<Runner>) {
         let Some(store) = self.open() else { return };
-        let app = &self.parts.settings.app;
+        let app = &self.recovery.parts.settings.app;
         let lease = Some(Arc::clone(&self.lease));
-        let mut task = task_of(&self.parts.topology, app, &self.wanted, store);
+        let mut task = task_of(&self.recovery.parts.topology, app, &self.recovery.place, store);
         task.lease = lease;
         let task = Arc::new(task);
         self.show(&task);
@@ -219,10 +283,14 @@ impl Takeover {
     fn open(&self) -> Option<SharedStore> {
         let mut is_told = false;
         while self.is_wanted() {
-            match self.parts.open_store(&self.wanted.topic, self.wanted.partition) {
+            match self.recovery.parts.open_store(&self.recovery.place.topic, self.recovery.place.partition) {
                 Ok(store) => return Some(store),
                 Err(error) if !is_told => {
-                    tracing::info!("{}/{}: {error}; waiting", self.wanted.topic, self.wanted.partition);
+                    tracing::info!(
+                        "{}/{}: {error}; waiting",
+                        self.recovery.place.topic,
+                        self.recovery.place.partition
+                    );
                     is_told = true;
                 }
                 Err(_) => std::thread::sleep(HELD_PAUSE),
@@ -241,16 +309,9 @@ impl Takeover {
 
     fn try_once(&self, task: &Arc<Task>) -> Result<Runner> {
         // Offsets first, then the end of the changelog: what they name is below it.
-        let recovered = self.log.recovered(&task.topic, task.partition)?;
-        let position = match self.usable_position(&*task.store)? {
-            Some(position) => position,
-            None => {
-                self.wipe(task)?;
-                0
-            }
-        };
-        self.follow(task, position)?;
-        let barrier = task.store.get(BARRIER_KEY)?;
+        let recovered = self.recovery.log.recovered(&task.topic, task.partition)?;
+        self.recovery.follow_changelog(&*task.store)?;
+        let barrier = self.recovery.barrier(&*task.store)?;
         let found = barrier.as_deref().map(txn_id_of).transpose()?;
         match (&recovered.committed, &found) {
             (Some((_, txn)), Some(newest)) if txn == newest => {}
@@ -266,71 +327,7 @@ impl Takeover {
             }
         }
         let from = ResumePoint { committed: barrier, start: recovered.start, end: recovered.end };
-        let log = Arc::clone(&self.log) as Arc<dyn Log>;
+        let log = Arc::clone(&self.recovery.log) as Arc<dyn Log>;
         Runner::take_over(Arc::clone(task), log, &from, self.options.clone())
-    }
-
-    /// From where the store can follow the changelog; `None`: it cannot (PROTOCOL 24, 32).
-    fn usable_position(&self, store: &dyn StateStore) -> Result<Option<u64>> {
-        let Some(meta) = StoreMeta::read(store)? else {
-            return Ok(None);
-        };
-        let (start, end) = self.log.changelog_ends(&self.wanted.topic, self.wanted.partition)?;
-        let age = self.parts.clock.now() - meta.time;
-        let is_usable = (start..=end).contains(&meta.position) && age < STORE_AGE_MAX;
-        if !is_usable {
-            tracing::warn!(
-                "{}/{}: the store stands at {} of {start} to {end}, {} min ago: it is rebuilt from the changelog",
-                self.wanted.topic,
-                self.wanted.partition,
-                meta.position,
-                age / 60_000
-            );
-        }
-        Ok(is_usable.then_some(meta.position))
-    }
-
-    /// Empties the store. What says that it can be followed from somewhere goes first.
-    fn wipe(&self, task: &Task) -> Result<()> {
-        task.store.write(&[StoreMeta::removal()])?;
-        crash_point("wiping");
-        loop {
-            let mut changes: Vec<Change> = Vec::new();
-            task.store.scan(&[], &mut |key, _| {
-                changes.push((key.to_vec(), None));
-                changes.len() < WIPE_CHUNK
-            })?;
-            if changes.is_empty() {
-                return Ok(());
-            }
-            task.store.write(&changes)?;
-        }
-    }
-
-    fn follow(&self, task: &Task, position: u64) -> Result<()> {
-        let now = self.parts.clock.now();
-        let mut adopt = |rows: &[Change], next: u64| {
-            let mut rows = rows.to_vec();
-            rows.push(StoreMeta::restoring_at(next, now).row());
-            task.store.write(&rows)?;
-            crash_point("following");
-            Ok(())
-        };
-        let metrics = &self.parts.metrics;
-        let mut last = 0;
-        let mut progress = |records: u64, at: u64, goal: u64| {
-            metrics.restored(&task.topic, task.partition, records - last);
-            last = records;
-            tracing::info!(task = %task.name, records, at, goal, "following the changelog");
-        };
-        let mut following = Following { adopt: &mut adopt, progress: &mut progress };
-        let (next, records) = self.log.follow(&task.topic, task.partition, position, &mut following)?;
-        crash_point("followed");
-        StoreMeta::consistent_at(next, now).write(&*task.store)?;
-        crash_point("consistent");
-        if records > 0 {
-            task.store.flush()?;
-        }
-        Ok(())
     }
 }

@@ -3,13 +3,22 @@
 mod embedded;
 #[cfg(feature = "kafka")]
 mod kafka;
+#[cfg(feature = "kafka")]
+mod members;
+#[cfg(feature = "kafka")]
+mod recovery;
+#[cfg(feature = "kafka")]
+mod standby;
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::DefinitionFiles;
@@ -40,7 +49,8 @@ pub struct Engine {
     workers: Vec<Worker>,
     /// By worker that is given its tasks: whether it has opened all of them.
     opened: Vec<Opened>,
-    housekeeper: Option<JoinHandle<()>>,
+    /// Threads beside the workers.
+    helpers: Vec<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
     _hold: File,
 }
@@ -94,6 +104,9 @@ struct Parts {
     memory: Memory,
     shared: SharedMemory,
     metrics: Arc<Metrics>,
+    /// Inputs that workers of this node own or take over.
+    #[cfg_attr(not(feature = "kafka"), allow(dead_code))]
+    taken: Mutex<HashSet<(String, u32)>>,
 }
 
 impl Parts {
@@ -106,6 +119,7 @@ impl Parts {
             shared: SharedMemory::new(memory.blocks, memory.write_buffers),
             memory,
             metrics: Arc::new(Metrics::default()),
+            taken: Mutex::default(),
         }
     }
 
@@ -233,10 +247,10 @@ impl Engine {
         for worker in self.workers.drain(..) {
             worker.join();
         }
-        if let Some(housekeeper) = self.housekeeper.take() {
-            housekeeper.thread().unpark();
-            if housekeeper.join().is_err() {
-                tracing::error!("the housekeeper has panicked");
+        for helper in self.helpers.drain(..) {
+            helper.thread().unpark();
+            if helper.join().is_err() {
+                tracing::error!("a thread beside the workers has panicked");
             }
         }
     }
@@ -263,8 +277,13 @@ impl Housekeeper {
         while !self.stop.load(Ordering::Acquire) {
             std::thread::park_timeout(self.every);
             for task in &self.view.owned().tasks {
+                // A standby's rows come from the changelog, and nothing is its to cut.
+                if task.is_standby() {
+                    continue;
+                }
                 if let Err(error) = self.keep(task) {
-                    tracing::error!(task = %task.name, "housekeeping: {error}");
+                    // Brokers that are away come back; the next turn does it.
+                    tracing::warn!(task = %task.name, "housekeeping: {error}");
                 }
             }
         }

@@ -96,24 +96,14 @@ async fn serve(settings: &Settings, topology: thalweg::topology::Topology) -> Ou
     for name in SERVICES {
         health.set_service_status(name, tonic_health::ServingStatus::NotServing).await;
     }
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(thalweg::serving::generated::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    let others =
-        tonic::service::Routes::new(health_service).add_service(reflection.build_v1().map_err(engine)?);
-    let services = grpc_routes(others, Arc::clone(&access), settings.append_body, settings.in_flight);
-    let routes = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .max_concurrent_streams(1024)
-        .add_routes(services);
-    let stopping = stopped.clone();
-    servers.push(tokio::spawn(async move {
-        let incoming = tonic::transport::server::TcpIncoming::from(grpc).with_nodelay(Some(true));
-        if let Err(error) = routes.serve_with_incoming_shutdown(incoming, until(stopping)).await {
-            tracing::error!("gRPC listener: {error}");
-        }
-    }));
-    let engine_settings = settings.clone();
+    servers.push(spawn_grpc(grpc, tonic::service::Routes::new(health_service), &access, settings, &stopped)?);
+    let engine_settings = Settings {
+        // Ports may have been left to the system.
+        listen_rest: rest_at.to_string(),
+        listen_grpc: grpc_at.to_string(),
+        listen_operate: operate_at.to_string(),
+        ..settings.clone()
+    };
     let started = tokio::task::spawn_blocking(move || {
         let engine = Engine::start(&engine_settings, topology)?;
         Ok::<_, thalweg::error::Error>(engine)
@@ -151,6 +141,31 @@ async fn serve(settings: &Settings, topology: thalweg::topology::Topology) -> Ou
     })
     .await
     .map_err(engine)
+}
+
+fn spawn_grpc(
+    grpc: TcpListener,
+    others: tonic::service::Routes,
+    access: &Access,
+    settings: &Settings,
+    stopped: &watch::Receiver<bool>,
+) -> Result<tokio::task::JoinHandle<()>, Failure> {
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(thalweg::serving::generated::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    let others = others.add_service(reflection.build_v1().map_err(engine)?);
+    let services = grpc_routes(others, Arc::clone(access), settings.append_body, settings.in_flight);
+    let routes = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .max_concurrent_streams(1024)
+        .add_routes(services);
+    let stopping = stopped.clone();
+    Ok(tokio::spawn(async move {
+        let incoming = tonic::transport::server::TcpIncoming::from(grpc).with_nodelay(Some(true));
+        if let Err(error) = routes.serve_with_incoming_shutdown(incoming, until(stopping)).await {
+            tracing::error!("gRPC listener: {error}");
+        }
+    }))
 }
 
 fn spawn_rest(

@@ -64,6 +64,10 @@ pub struct Settings {
     pub listen_grpc: String,
     /// Address of the operate listener.
     pub listen_operate: String,
+    /// Host under which other nodes reach this one; none: the one it listens on.
+    pub advertise: Option<String>,
+    /// Nodes that follow the owner of each partition.
+    pub standby_replicas: usize,
     /// Memory limit in bytes.
     pub memory: u64,
     /// Longest time from a change to its row in the store.
@@ -86,8 +90,23 @@ pub struct Settings {
     pub ignored: Vec<String>,
 }
 
+/// Keys of the outermost level.
+const TOP_KEYS: [&str; 11] = [
+    "app",
+    "definitions",
+    "data_dir",
+    "log",
+    "listen",
+    "standby_replicas",
+    "memory",
+    "checkpoint_interval",
+    "commit_interval",
+    "workers",
+    "limits",
+];
+
 /// Every key with its default; no default: required.
-const KEYS: [(&str, Option<&str>); 21] = [
+const KEYS: [(&str, Option<&str>); 23] = [
     ("app", Some("thalweg")),
     ("definitions", None),
     ("data_dir", Some("data")),
@@ -101,6 +120,8 @@ const KEYS: [(&str, Option<&str>); 21] = [
     ("listen.rest", Some("127.0.0.1:8080")),
     ("listen.grpc", Some("127.0.0.1:50051")),
     ("listen.operate", Some("127.0.0.1:8081")),
+    ("listen.advertise", Some("none")),
+    ("standby_replicas", Some("0")),
     ("memory", Some("2GiB")),
     ("checkpoint_interval", Some("10s")),
     ("commit_interval", Some("100ms")),
@@ -170,19 +191,7 @@ impl Settings {
     fn read(root: &Node, path: &Path, mistakes: &mut Mistakes, origins: &[(String, String)]) -> Option<Self> {
         let place = Place { file: 0, line: 1, column: 1 };
         let empty = Node { place, kind: Kind::Null };
-        let top_keys = [
-            "app",
-            "definitions",
-            "data_dir",
-            "log",
-            "listen",
-            "memory",
-            "checkpoint_interval",
-            "commit_interval",
-            "workers",
-            "limits",
-        ];
-        let top = Fields::of(root, place, "the configuration", &top_keys, mistakes)?;
+        let top = Fields::of(root, place, "the configuration", &TOP_KEYS, mistakes)?;
         let section = |key: &str, within: &Fields<'_>| within.get(key).cloned().unwrap_or(empty.clone());
         let (log, listen, limits) = (section("log", &top), section("listen", &top), section("limits", &top));
         let log = Fields::of(&log, top.place_of("log"), "`log`", &["embedded", "kafka"], mistakes)?;
@@ -193,8 +202,13 @@ impl Settings {
         let embedded = Fields::of(&embedded, top.place_of("log"), "`log.embedded`", &known, mistakes)?;
         let retention = section("retention", &embedded);
         let retention = Fields::of(&retention, place, "`retention`", &["time", "bytes"], mistakes)?;
-        let listen =
-            Fields::of(&listen, top.place_of("listen"), "`listen`", &["rest", "grpc", "operate"], mistakes)?;
+        let listen = Fields::of(
+            &listen,
+            top.place_of("listen"),
+            "`listen`",
+            &["rest", "grpc", "operate", "advertise"],
+            mistakes,
+        )?;
         let known = ["append_body", "request_entities", "request_features", "in_flight"];
         let limits = Fields::of(&limits, top.place_of("limits"), "`limits`", &known, mistakes)?;
         let folder = path.parent().map_or_else(PathBuf::new, Path::to_owned);
@@ -227,6 +241,8 @@ impl Settings {
             listen_rest: address(&listen, "rest", "127.0.0.1:8080", mistakes),
             listen_grpc: address(&listen, "grpc", "127.0.0.1:50051", mistakes),
             listen_operate: address(&listen, "operate", "127.0.0.1:8081", mistakes),
+            advertise: listen.text("advertise", mistakes).filter(|host| host != "none"),
+            standby_replicas: top.int("standby_replicas", 0..=16, mistakes).unwrap_or(0) as usize,
             memory,
             checkpoint_interval: millis(top.positive_duration("checkpoint_interval", mistakes), 10_000),
             commit_interval: millis(top.positive_duration("commit_interval", mistakes), 100),

@@ -147,11 +147,13 @@ impl BatchBuilder {
 
 /// Collects records that have their places already.
 #[derive(Debug, Default)]
+#[cfg(feature = "kafka")]
 pub(super) struct SparseBuilder {
     records: BatchBuilder,
     places: Vec<(Offset, Millis)>,
 }
 
+#[cfg(feature = "kafka")]
 impl SparseBuilder {
     /// Adds the record at `offset`.
     pub(super) fn push(

@@ -22,7 +22,9 @@ pub use batch::{Append, Header, LogBatch, RecordView};
 #[cfg(feature = "rocksdb")]
 pub use embedded::{EmbeddedLog, FsyncPolicy, LogOptions, hold_folder};
 #[cfg(feature = "kafka")]
-pub use kafka::{BARRIER_KEY, Following, KafkaLog, KafkaOptions, KafkaSession, TopicKind};
+pub use kafka::{
+    BARRIER_KEY, Following, KafkaLog, KafkaOptions, KafkaSession, PartitionReader, TableRow, TopicKind,
+};
 pub use memory::MemoryLog;
 pub use session::{LocalSession, Membership, Outcome, Ownership, Session, Start};
 

@@ -3,23 +3,24 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::middleware::map_response;
 use axum::response::Response as HttpResponse;
-use prost_types::{Duration as ProtoDuration, Timestamp};
 use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status as Grpc};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
-use super::compute::{Cell, Status};
+use super::cluster::Endpoint;
 use super::generated::v1 as proto;
 use super::generated::v1::feature_service_server::{FeatureService, FeatureServiceServer};
+use super::grpc_messages::{lookup_request, positions_map, response_message};
 use super::lookup::{LookupRequest, LookupResponse};
+use super::peers::HOP;
 use super::rest::{Access, InFlight};
 use super::view::View;
 use crate::error::{Error, ErrorKind, Result};
-use crate::model::{Millis, Positions, Value, time};
+use crate::model::{Millis, Value};
 
 /// Bytes that a message may have beside its events.
 const FRAMING: usize = 1 << 20;
@@ -91,13 +92,10 @@ impl Service {
 }
 
 async fn answer(view: Arc<View>, request: LookupRequest) -> Result<LookupResponse, Grpc> {
-    if !request.is_long() {
+    if !view.is_long(&request) {
         return view.lookup(&request).map_err(|e| refused(&e));
     }
-    tokio::task::spawn_blocking(move || view.lookup(&request))
-        .await
-        .map_err(|e| refused(&Error::internal(format!("a request has panicked: {e}"))))?
-        .map_err(|e| refused(&e))
+    blocking(move || view.lookup(&request)).await?.map_err(|e| refused(&e))
 }
 
 #[tonic::async_trait]
@@ -108,7 +106,9 @@ impl FeatureService for Service {
     ) -> Result<Response<proto::GetFeaturesResponse>, Grpc> {
         let started = Instant::now();
         let (view, _mark) = self.enter()?;
+        let is_passed_on = request.metadata().contains_key(HOP);
         let request = lookup_request(request.into_inner()).map_err(|e| refused(&e))?;
+        let request = LookupRequest { is_passed_on, ..request };
         let response = answer(Arc::clone(&view), request).await?;
         view.metrics.read_latency(started.elapsed());
         view.metrics.request("GetFeatures", "OK");
@@ -161,15 +161,50 @@ impl FeatureService for Service {
             let message = format!("the events are over {} bytes", self.body_max);
             return Err(refused(&Error::new(ErrorKind::TooLarge, message).with_hint("send them in parts")));
         }
-        let positions = tokio::task::spawn_blocking(move || {
+        let positions = blocking(move || {
             let payloads: Vec<&[u8]> = events.iter().map(Vec::as_slice).collect();
             view.append(&topic, &payloads)
-        })
-        .await
-        .map_err(|e| refused(&Error::internal(format!("a request has panicked: {e}"))))?
-        .map_err(|e| refused(&e))?;
+        });
+        let positions = positions.await?.map_err(|e| refused(&e))?;
         Ok(Response::new(proto::AppendResponse { appended, positions: positions_map(&positions) }))
     }
+
+    async fn get_routing(
+        &self,
+        request: Request<proto::GetRoutingRequest>,
+    ) -> Result<Response<proto::GetRoutingResponse>, Grpc> {
+        let (view, _mark) = self.enter()?;
+        let group = request.into_inner().group;
+        let routes = view.routing(Some(group.as_str()).filter(|g| !g.is_empty())).map_err(|e| refused(&e))?;
+        let endpoint = |e: &Endpoint| proto::Endpoint {
+            node: e.node.clone(),
+            grpc: e.grpc.clone(),
+            rest: e.rest.clone(),
+        };
+        let routes = routes.iter().map(|(group, partition, route)| proto::PartitionRoute {
+            group: group.clone(),
+            partition: *partition,
+            owner: route.owner.as_ref().map(endpoint),
+            standbys: route.standbys.iter().map(endpoint).collect(),
+        });
+        Ok(Response::new(proto::GetRoutingResponse { routes: routes.collect() }))
+    }
+
+    async fn get_stats(
+        &self,
+        request: Request<proto::GetStatsRequest>,
+    ) -> Result<Response<proto::GetStatsResponse>, Grpc> {
+        let (view, _mark) = self.enter()?;
+        let is_all = request.into_inner().cluster;
+        let stats = blocking(move || if is_all { view.cluster_stats() } else { Ok(view.stats()) });
+        let json = stats.await?.map_err(|e| refused(&e))?.to_string();
+        Ok(Response::new(proto::GetStatsResponse { json }))
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Grpc> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|e| refused(&Error::internal(format!("a request has panicked: {e}"))))
 }
 
 /// Read times by group, when the request leaves them to the server.
@@ -213,129 +248,5 @@ fn part_of(request: &LookupRequest, from: usize, to: usize) -> LookupRequest {
         request: cut(&request.request),
         as_of,
         ..request.clone()
-    }
-}
-
-fn lookup_request(message: proto::GetFeaturesRequest) -> Result<LookupRequest> {
-    let lists = |lists: HashMap<String, proto::ValueList>| -> BTreeMap<String, Vec<Value>> {
-        lists
-            .into_iter()
-            .map(|(name, list)| (name, list.values.into_iter().map(value_of).collect()))
-            .collect()
-    };
-    let as_of = message
-        .as_of
-        .iter()
-        .map(|t| {
-            let millis = i128::from(t.seconds) * 1000 + i128::from(t.nanos.div_euclid(1_000_000));
-            time::in_range(millis).ok_or_else(|| Error::invalid("`as_of` is outside the years 1 to 9999"))
-        })
-        .collect::<Result<Vec<Millis>>>()?;
-    let min_positions = message
-        .min_positions
-        .into_iter()
-        .map(|(topic, by)| (topic, by.next_offset.into_iter().collect()))
-        .collect();
-    Ok(LookupRequest {
-        features: message.features,
-        entities: lists(message.entities),
-        request: lists(message.request),
-        as_of,
-        min_positions,
-        wait: message.wait.map(wait).transpose()?,
-        full_feature_names: message.full_feature_names,
-        ..LookupRequest::default()
-    })
-}
-
-fn wait(duration: ProtoDuration) -> Result<Duration> {
-    Duration::try_from(duration).map_err(|_| Error::invalid("`wait` is negative; expected 0 to 30 s"))
-}
-
-fn value_of(value: proto::Value) -> Value {
-    use proto::value::Kind;
-    match value.kind {
-        None | Some(Kind::ListValue(_) | Kind::MapValue(_)) => Value::Null,
-        Some(Kind::StringValue(s)) => Value::String(s.into()),
-        Some(Kind::Int64Value(n)) => Value::Int(n),
-        Some(Kind::Float64Value(x)) if x.is_finite() => Value::Float(x + 0.0),
-        Some(Kind::Float64Value(_)) => Value::Null,
-        Some(Kind::BoolValue(b)) => Value::Bool(b),
-        Some(Kind::TimestampValue(t)) => {
-            Value::Timestamp(t.seconds.saturating_mul(1000).saturating_add(i64::from(t.nanos / 1_000_000)))
-        }
-    }
-}
-
-fn timestamp(t: Millis) -> Timestamp {
-    let nanos = (t.rem_euclid(1000) * 1_000_000) as i32;
-    Timestamp { seconds: t.div_euclid(1000), nanos }
-}
-
-fn value_message(value: &Value) -> proto::Value {
-    use proto::value::Kind;
-    let kind = match value {
-        Value::Null => None,
-        Value::Bool(b) => Some(Kind::BoolValue(*b)),
-        Value::Int(n) => Some(Kind::Int64Value(*n)),
-        Value::Float(x) => Some(Kind::Float64Value(*x)),
-        Value::Timestamp(t) => Some(Kind::TimestampValue(timestamp(*t))),
-        Value::String(s) => Some(Kind::StringValue(s.to_string())),
-        Value::List(items) => {
-            Some(Kind::ListValue(proto::ValueList { values: items.iter().map(value_message).collect() }))
-        }
-        Value::Map(entries) => Some(Kind::MapValue(proto::ValueMap {
-            entries: entries.iter().map(|(k, v)| (k.to_string(), value_message(v))).collect(),
-        })),
-    };
-    proto::Value { kind }
-}
-
-fn status_message(status: Status) -> proto::Status {
-    match status {
-        Status::Present => proto::Status::Present,
-        Status::NullValue => proto::Status::NullValue,
-        Status::NotFound => proto::Status::NotFound,
-        Status::OutsideMaxAge => proto::Status::OutsideMaxAge,
-        Status::Defaulted => proto::Status::Defaulted,
-        Status::Warming => proto::Status::Warming,
-        Status::Approximate => proto::Status::Approximate,
-        Status::OutOfRange => proto::Status::OutOfRange,
-        Status::Degraded => proto::Status::Degraded,
-    }
-}
-
-fn column_message(cells: &[Cell]) -> proto::FeatureColumn {
-    proto::FeatureColumn {
-        values: cells.iter().map(|c| value_message(&c.value)).collect(),
-        statuses: cells.iter().map(|c| status_message(c.status) as i32).collect(),
-        event_timestamps: cells.iter().map(|c| timestamp(c.timestamp)).collect(),
-    }
-}
-
-fn positions_map(positions: &Positions) -> HashMap<String, proto::Positions> {
-    positions
-        .iter()
-        .map(|(topic, by)| {
-            let next_offset = by.iter().map(|(p, next)| (*p, *next)).collect();
-            (topic.clone(), proto::Positions { next_offset })
-        })
-        .collect()
-}
-
-fn response_message(response: LookupResponse) -> proto::GetFeaturesResponse {
-    proto::GetFeaturesResponse {
-        feature_names: response.names,
-        results: response.columns.iter().map(|c| column_message(c)).collect(),
-        positions: response
-            .positions
-            .into_iter()
-            .map(|(group, partition, offsets)| proto::PartitionPosition {
-                group,
-                partition,
-                offsets: positions_map(&offsets),
-            })
-            .collect(),
-        as_of: response.as_of.into_iter().map(|(group, now)| (group, timestamp(now))).collect(),
     }
 }

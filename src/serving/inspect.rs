@@ -60,10 +60,8 @@ fn owners(view: &View, group: &str, partition: Option<u32>) -> Result<Vec<(Arc<T
     let plan =
         view.topology.group(group).ok_or_else(|| Error::not_found(format!("no feature group `{group}`")))?;
     let owned = view.owned();
-    Ok(owned.routes[plan.index]
-        .iter()
-        .flatten()
-        .map(|i| &owned.tasks[*i])
+    Ok(owned
+        .owners(plan.index)
         .filter(|t| partition.is_none_or(|p| t.partition == p))
         .filter_map(|t| Some((Arc::clone(t), t.group_slot(plan.index)?)))
         .collect())
@@ -128,7 +126,7 @@ pub fn key(view: &View, group: &str, parts: &[String]) -> Result<Json> {
     let (mut routing, mut entity) = (Vec::new(), Vec::new());
     record_key(&typed, &mut routing);
     typed.iter().for_each(|p| p.encode(&mut entity));
-    let partition = partition_of(&routing, view.owned().routes[plan.index].len() as u32);
+    let partition = partition_of(&routing, view.group_partitions(plan.index));
     let Some((task, slot)) = owners(view, group, Some(partition))?.into_iter().next() else {
         return Err(Error::unavailable("no task holds that partition"));
     };

@@ -1,21 +1,17 @@
 //! A lookup: names and keys in, columns out. The same for REST, gRPC and tests.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::catalog::{Needs, Wanted, resolve};
-use super::compute::{Cell, Status, cell, degraded, on_demand};
-use super::owned::Owned;
+use super::compute::{Cell, Status, degraded, on_demand};
 use super::view::View;
 use crate::config::definitions::NowRule;
 use crate::error::{Error, ErrorKind, Result};
 use crate::expr::Val;
-use crate::model::key::{KEY_BYTES_MAX, KeyPart, record_key};
 use crate::model::names::nearest;
-use crate::model::{Millis, Positions, ScalarType, Value, partition_of};
-use crate::task::{Status as TaskStatus, Task, UnitAnswer, UnitRead};
-use crate::topology::{Group, Input};
+use crate::model::{Millis, Positions, ScalarType, Value};
+use crate::topology::Input;
 
 /// What is asked.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +32,10 @@ pub struct LookupRequest {
     pub full_feature_names: bool,
     /// Whether the number of entities is not limited.
     pub is_batch: bool,
+    /// How far, by stream time, an answer may lie behind; none: only owners answer.
+    pub max_age: Option<Duration>,
+    /// Whether another node passes it on: what is not here is not asked for elsewhere.
+    pub is_passed_on: bool,
     /// Read times that an earlier part of the same request was given, by group.
     pub group_nows: BTreeMap<String, Millis>,
 }
@@ -47,17 +47,31 @@ pub struct LookupResponse {
     pub names: Vec<String>,
     /// One column per name, one cell per row.
     pub columns: Vec<Vec<Cell>>,
-    /// Positions by group and partition.
-    pub positions: Vec<(String, u32, Positions)>,
+    /// Who answered, at which positions.
+    pub positions: Vec<PartitionAnswer>,
     /// Read times by group, where the request gave none.
     pub as_of: BTreeMap<String, Millis>,
 }
 
+/// A partition of a group, as far as an answer draws on it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PartitionAnswer {
+    /// The group.
+    pub group: String,
+    /// Its partition.
+    pub partition: u32,
+    /// Positions that the values contain.
+    pub offsets: Positions,
+    /// The node that answered, where there may be several.
+    pub node: Option<String>,
+    /// Whether that node only follows the owner.
+    pub is_standby: bool,
+}
+
 /// Values that a request reads in about a millisecond.
 const LONG: usize = 1000;
-/// The longest wait for positions, and the wait when the request names none.
+/// The longest wait for positions.
 const WAIT_MAX: Duration = Duration::from_secs(30);
-const WAIT_DEFAULT: Duration = Duration::from_secs(1);
 
 impl View {
     /// Answers `request`.
@@ -70,11 +84,14 @@ impl View {
     }
 }
 
-impl LookupRequest {
-    /// Whether it may take longer than a thread that serves other requests can be without.
-    pub fn is_long(&self) -> bool {
-        let rows = self.entities.values().next().map_or(0, Vec::len);
-        !self.min_positions.is_empty() || rows.saturating_mul(self.features.len()) > LONG
+impl View {
+    /// Whether `request` may take longer than a thread that serves other requests can be without:
+    /// it waits, asks other nodes, or is large.
+    pub fn is_long(&self, request: &LookupRequest) -> bool {
+        let rows = request.entities.values().next().map_or(0, Vec::len);
+        !request.min_positions.is_empty()
+            || rows.saturating_mul(request.features.len()) > LONG
+            || !self.owned().is_whole()
     }
 }
 
@@ -89,19 +106,19 @@ impl View {
     }
 }
 
-struct Lookup<'a> {
-    view: &'a View,
-    request: &'a LookupRequest,
+pub(super) struct Lookup<'a> {
+    pub view: &'a View,
+    pub request: &'a LookupRequest,
     wanted: Vec<Wanted>,
     names: Vec<String>,
-    needs: Needs,
-    rows: usize,
+    pub needs: Needs,
+    pub rows: usize,
     /// Values of needed request values, by their index in `needs.request`.
     request_values: Vec<Vec<Value>>,
 }
 
 /// Columns of needed features, by needed group and feature.
-type Columns = Vec<Vec<Vec<Cell>>>;
+pub(super) type Columns = Vec<Vec<Vec<Cell>>>;
 
 impl<'a> Lookup<'a> {
     fn plan(view: &'a View, request: &'a LookupRequest) -> Result<Self> {
@@ -198,29 +215,17 @@ impl<'a> Lookup<'a> {
 
     fn run(mut self) -> Result<LookupResponse> {
         let view = self.view;
-        let nows = self.nows();
+        let nows = self.nows()?;
         let owned = view.owned();
-        let placed = self.place(&owned)?;
-        let mut tasks: Vec<usize> = placed.iter().flatten().map(|p| p.task).collect();
-        tasks.sort_unstable();
-        tasks.dedup();
-        if !self.request.min_positions.is_empty() {
-            let wait = self.request.wait.unwrap_or(WAIT_DEFAULT);
-            let tasks: Vec<&Arc<Task>> = tasks.iter().map(|i| &owned.tasks[*i]).collect();
-            view.await_positions(&tasks, &self.request.min_positions, wait)?;
-        }
         let mut cells: Columns = Vec::with_capacity(self.needs.groups.len());
         for (group, features) in &self.needs.groups {
             let plan = &view.topology.groups[*group];
             let column = |f: &usize| vec![degraded(&plan.features[*f]); self.rows];
             cells.push(features.iter().map(column).collect());
         }
-        let mut positions = Vec::new();
-        for &task in &tasks {
-            self.read_task(&owned, task, &placed, &nows, &mut cells, &mut positions)?;
-        }
+        let (tasks, positions) = self.gather(&owned, &nows, &mut cells)?;
         let mut computed = self.compute(&cells);
-        for task in tasks.iter().map(|i| &owned.tasks[*i]) {
+        for task in &tasks {
             // Last of all: a process that was frozen at any place before finds it out here.
             if task.lease.as_ref().is_some_and(|l| !l.is_valid()) {
                 let message = format!("partition {} of {} may be another node's", task.partition, task.topic);
@@ -254,126 +259,30 @@ impl<'a> Lookup<'a> {
     }
 
     /// Read time of every row, by needed group.
-    fn nows(&self) -> Vec<Vec<Millis>> {
+    fn nows(&self) -> Result<Vec<Vec<Millis>>> {
         let wall = self.view.clock.now();
         self.needs
             .groups
             .iter()
             .map(|(group, _)| {
                 let group = &self.view.topology.groups[*group];
-                match self.request.as_of[..] {
+                Ok(match self.request.as_of[..] {
                     [] => {
                         let given = self.request.group_nows.get(&group.name);
                         if let Some(now) = given {
-                            return vec![*now; self.rows.max(1)];
+                            return Ok(vec![*now; self.rows.max(1)]);
                         }
                         let now = match group.now {
                             NowRule::Wall => wall,
-                            NowRule::Stream => self.view.source_stream_time(group).unwrap_or(0),
+                            NowRule::Stream => self.view.source_stream_time(group)?.unwrap_or(0),
                         };
                         vec![now; self.rows.max(1)]
                     }
                     [one] => vec![one; self.rows.max(1)],
                     _ => self.request.as_of.clone(),
-                }
+                })
             })
             .collect()
-    }
-
-    /// Task and key of every row, by needed group.
-    fn place(&self, owned: &Owned) -> Result<Vec<Vec<Placed>>> {
-        self.needs.groups.iter().map(|(group, _)| self.place_group(owned, *group)).collect()
-    }
-
-    fn place_group(&self, owned: &Owned, group: usize) -> Result<Vec<Placed>> {
-        let plan: &Group = &self.view.topology.groups[group];
-        let routes = &owned.routes[group];
-        let columns: Vec<&Vec<Value>> = self.view.topology.entities[plan.entity]
-            .keys
-            .iter()
-            .map(|(name, _)| &self.request.entities[name])
-            .collect();
-        (0..self.rows)
-            .map(|row| {
-                let parts: Vec<KeyPart<'_>> = columns
-                    .iter()
-                    .map(|values| match &values[row] {
-                        Value::String(s) => KeyPart::String(s),
-                        Value::Int(n) => KeyPart::Int(*n),
-                        Value::Float(x) => KeyPart::Int(*x as i64),
-                        _ => KeyPart::Int(0),
-                    })
-                    .collect();
-                let mut bytes = Vec::new();
-                record_key(&parts, &mut bytes);
-                let partition = partition_of(&bytes, routes.len() as u32);
-                let Some(task) = routes[partition as usize] else {
-                    let message = format!("partition {partition} of `{}` is not on this node", plan.name);
-                    return Err(Error::unavailable(message).with_hint("ask another node"));
-                };
-                let mut entity = Vec::new();
-                for part in &parts {
-                    part.encode(&mut entity);
-                }
-                let is_entity =
-                    parts.iter().all(|p| !matches!(p, KeyPart::String(s) if s.len() > KEY_BYTES_MAX));
-                Ok(Placed { task, entity, is_entity })
-            })
-            .collect()
-    }
-
-    /// Reads everything that one task has, at one point of its input.
-    fn read_task(
-        &self,
-        owned: &Owned,
-        index: usize,
-        placed: &[Vec<Placed>],
-        nows: &[Vec<Millis>],
-        cells: &mut Columns,
-        positions: &mut Vec<(String, u32, Positions)>,
-    ) -> Result<()> {
-        let task = &owned.tasks[index];
-        match task.status() {
-            TaskStatus::Running => {}
-            TaskStatus::Failed => return Ok(()),
-            TaskStatus::Restoring => {
-                let message = format!("partition {} of {} is being restored", task.partition, task.topic);
-                return Err(Error::unavailable(message).with_hint("try again in a moment"));
-            }
-        }
-        let mut reads = Vec::new();
-        let mut origins = Vec::new();
-        for (need, (group, features)) in self.needs.groups.iter().enumerate() {
-            let Some(slot) = task.group_slot(*group) else { continue };
-            for (row, place) in placed[need].iter().enumerate().filter(|(_, p)| p.task == index) {
-                if !place.is_entity {
-                    self.fill(need, row, &UnitAnswer::default(), nows[need][row], cells);
-                    continue;
-                }
-                reads.push(UnitRead { slot, entity: &place.entity, features, now: nows[need][row] });
-                origins.push((need, row));
-            }
-        }
-        let (answers, at) = task.read(&reads)?;
-        for (answer, (need, row)) in answers.iter().zip(&origins) {
-            self.view.metrics.cache_read(answer.is_cached);
-            self.fill(*need, *row, answer, nows[*need][*row], cells);
-        }
-        let mut groups: Vec<usize> = origins.iter().map(|(need, _)| self.needs.groups[*need].0).collect();
-        groups.dedup();
-        for group in groups {
-            let name = self.view.topology.groups[group].name.clone();
-            positions.push((name, task.partition, at.clone()));
-        }
-        Ok(())
-    }
-
-    fn fill(&self, need: usize, row: usize, unit: &UnitAnswer, now: Millis, cells: &mut Columns) {
-        let (group, features) = &self.needs.groups[need];
-        let plan = &self.view.topology.groups[*group];
-        for (i, feature) in features.iter().enumerate() {
-            cells[need][i][row] = cell(&plan.features[*feature], unit, unit.answers.get(i), now);
-        }
     }
 
     /// Columns of needed on-demand features.
@@ -409,12 +318,6 @@ impl<'a> Lookup<'a> {
         }
         computed
     }
-}
-
-struct Placed {
-    task: usize,
-    entity: Vec<u8>,
-    is_entity: bool,
 }
 
 /// Number of rows: the length of every list.

@@ -1,17 +1,23 @@
 //! Answers: lookups, appends, health, statistics, over REST and gRPC. Never writes state.
 
 mod catalog;
+pub mod cluster;
 mod compute;
 #[cfg(feature = "serving")]
 mod exposition;
+mod gather;
 #[cfg(feature = "serving")]
 pub mod generated;
 #[cfg(feature = "serving")]
 mod grpc;
 #[cfg(feature = "serving")]
+mod grpc_messages;
+#[cfg(feature = "serving")]
 pub mod inspect;
 mod lookup;
 mod owned;
+#[cfg(feature = "serving")]
+mod peers;
 #[cfg(feature = "serving")]
 mod rest;
 #[cfg(feature = "serving")]
@@ -23,8 +29,10 @@ mod view;
 pub use compute::{Cell, Status};
 #[cfg(feature = "serving")]
 pub use grpc::grpc_routes;
-pub use lookup::{LookupRequest, LookupResponse};
+pub use lookup::{LookupRequest, LookupResponse, PartitionAnswer};
 pub use owned::Owned;
+#[cfg(feature = "serving")]
+pub use peers::GrpcPeers;
 #[cfg(feature = "serving")]
 pub use rest::{Access, Door, router};
 pub use view::{Limits, View};

@@ -6,13 +6,15 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{Path, Request, State};
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
+use super::cluster::Endpoint;
 use super::exposition;
 use super::inspect;
 use super::rest_lookup;
@@ -46,6 +48,7 @@ pub fn router(access: Access, door: Door, body_max: usize, in_flight_max: usize)
         .route("/v1/health", get(health))
         .route("/v1/metrics", get(metrics))
         .route("/v1/stats", get(stats))
+        .route("/v1/routing", get(routing))
         .route("/startupz", get(startupz))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz));
@@ -218,7 +221,7 @@ async fn online(State(shared): State<Shared>, body: Body) -> Result<Response> {
     view.check_ready()?;
     let body = shared.body(body).await?;
     let request = rest_lookup::parse(&body)?;
-    let is_long = request.is_long();
+    let is_long = view.is_long(&request);
     let answer = {
         let view = Arc::clone(&view);
         let work = move || Ok(rest_lookup::render(&view.lookup(&request)?));
@@ -235,8 +238,36 @@ async fn health(State(shared): State<Shared>) -> Result<Response> {
     Ok((status, axum::Json(body)).into_response())
 }
 
-async fn stats(State(shared): State<Shared>) -> Result<Response> {
-    Ok(axum::Json(shared.view()?.stats()).into_response())
+#[derive(Deserialize)]
+struct StatsQuery {
+    #[serde(default)]
+    cluster: bool,
+}
+
+async fn stats(State(shared): State<Shared>, Query(query): Query<StatsQuery>) -> Result<Response> {
+    let view = shared.view()?;
+    let stats = if query.cluster { blocking(move || view.cluster_stats()).await? } else { view.stats() };
+    Ok(axum::Json(stats).into_response())
+}
+
+#[derive(Deserialize)]
+struct RoutingQuery {
+    group: Option<String>,
+}
+
+/// `GET /v1/routing`: who answers which partition.
+async fn routing(State(shared): State<Shared>, Query(query): Query<RoutingQuery>) -> Result<Response> {
+    let endpoint = |e: &Endpoint| json!({ "node": e.node, "grpc": e.grpc, "rest": e.rest });
+    let routes = shared.view()?.routing(query.group.as_deref())?;
+    let routes = routes.iter().map(|(group, partition, route)| {
+        json!({
+            "group": group,
+            "partition": partition,
+            "owner": route.owner.as_ref().map(endpoint),
+            "standbys": route.standbys.iter().map(endpoint).collect::<Vec<_>>(),
+        })
+    });
+    Ok(axum::Json(json!({ "routes": routes.collect::<Vec<_>>() })).into_response())
 }
 
 async fn metrics(State(shared): State<Shared>) -> Result<Response> {
@@ -288,7 +319,7 @@ async fn inspect_dead_letters(State(shared): State<Shared>) -> Result<Response> 
 async fn inspect_keys(
     State(shared): State<Shared>,
     Path(group): Path<String>,
-    axum::extract::Query(query): axum::extract::Query<inspect::KeysQuery>,
+    Query(query): Query<inspect::KeysQuery>,
 ) -> Result<Response> {
     let view = shared.view()?;
     Ok(axum::Json(blocking(move || inspect::keys(&view, &group, &query)).await?).into_response())

@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 use crate::model::names::nearest;
 use crate::model::{Millis, Positions, Value, time};
 
-const KEYS: [&str; 7] =
-    ["features", "entities", "request", "as_of", "min_positions", "wait", "full_feature_names"];
+const KEYS: [&str; 8] =
+    ["features", "entities", "request", "as_of", "min_positions", "wait", "max_age", "full_feature_names"];
 
 /// Reads the body of `POST /v1/features/online`.
 ///
@@ -64,6 +64,11 @@ pub(super) fn parse(body: &[u8]) -> Result<LookupRequest> {
         let wait = json.as_str().and_then(time::parse_duration);
         let wait = wait.ok_or_else(|| wrong("wait", "a duration like `1s`"))?;
         request.wait = Some(Duration::from_millis(wait.unsigned_abs()));
+    }
+    if let Some(json) = object.remove("max_age").filter(|j| !j.is_null()) {
+        let max_age = json.as_str().and_then(time::parse_duration).filter(|d| *d >= 0);
+        let max_age = max_age.ok_or_else(|| wrong("max_age", "a duration like `5s`"))?;
+        request.max_age = Some(Duration::from_millis(max_age.unsigned_abs()));
     }
     request.full_feature_names = match object.remove("full_feature_names") {
         None | Some(Json::Null) => false,
@@ -138,14 +143,16 @@ pub(super) fn render(response: &LookupResponse) -> String {
         list(&mut out, column, |out, cell| quoted(out, |out| time::push_rfc3339(out, cell.timestamp)));
     }
     out.push_str(if response.columns.is_empty() { "],\"positions\":[" } else { "}],\"positions\":[" });
-    for (i, (group, partition, offsets)) in response.positions.iter().enumerate() {
+    for (i, at) in response.positions.iter().enumerate() {
         let comma = if i > 0 { "," } else { "" };
-        let _ = write!(
-            out,
-            "{comma}{{\"group\":{},\"partition\":{partition},\"offsets\":{}}}",
-            Json::from(group.as_str()),
-            positions_json(offsets)
-        );
+        let (group, partition) = (Json::from(at.group.as_str()), at.partition);
+        let offsets = positions_json(&at.offsets);
+        let _ = write!(out, "{comma}{{\"group\":{group},\"partition\":{partition},\"offsets\":{offsets}");
+        if let Some(node) = &at.node {
+            let role = if at.is_standby { "standby" } else { "owner" };
+            let _ = write!(out, ",\"node\":{},\"role\":\"{role}\"", Json::from(node.as_str()));
+        }
+        out.push('}');
     }
     out.push_str("]}");
     out

@@ -6,13 +6,14 @@ use serde_json::{Map, Value as Json, json};
 
 use super::view::View;
 use crate::codec::Reason;
+use crate::error::Result;
 use crate::task::{GroupCounts, SourceCounts, Status, TaskInput};
 
 impl View {
     /// Counts of source `index`.
     pub fn source_counts(&self, index: usize) -> SourceCounts {
         let mut total = SourceCounts::default();
-        for task in &self.owned().tasks {
+        for task in self.owned().own() {
             let TaskInput::Topic { sources } = &task.input else { continue };
             let Some(at) = sources.iter().position(|s| s.index == index) else { continue };
             let counts = task.state.read().sources[at].counts;
@@ -31,7 +32,7 @@ impl View {
     pub fn group_counts(&self, index: usize) -> (GroupCounts, u64, u64) {
         let mut total = GroupCounts::default();
         let (mut rows, mut bytes) = (0, 0);
-        for task in &self.owned().tasks {
+        for task in self.owned().own() {
             let Some(slot) = task.group_slot(index) else { continue };
             let state = task.state.read();
             let counts = state.groups[slot];
@@ -86,6 +87,20 @@ impl View {
         json!({ "sources": sources, "groups": groups })
     }
 
+    /// `GET /v1/stats?cluster=true`: the sum over all nodes. May wait for them.
+    ///
+    /// # Errors
+    /// One of them does not answer.
+    pub fn cluster_stats(&self) -> Result<Json> {
+        let mut total = self.stats();
+        if let Some(cluster) = self.cluster() {
+            for node in cluster.endpoints().iter().filter(|n| n.node != cluster.me) {
+                add(&mut total, &cluster.peers.stats(&node.grpc)?);
+            }
+        }
+        Ok(total)
+    }
+
     /// `GET /v1/health`, and whether all is well.
     pub fn health(&self) -> (bool, Json) {
         let mut is_well = true;
@@ -95,7 +110,7 @@ impl View {
             .iter()
             .map(|task| {
                 let status = task.status();
-                is_well &= status == Status::Running;
+                is_well &= matches!(status, Status::Running | Status::Standby);
                 let applied = task.state.read().applied;
                 let end = self.log.end_offset(&task.topic, task.partition);
                 let mut partition = json!({
@@ -117,5 +132,24 @@ impl View {
             .collect();
         let status = if is_well { "ok" } else { "unavailable" };
         (is_well, json!({ "status": status, "partitions": partitions }))
+    }
+}
+
+/// Adds the numbers of `other` to those of `total`, key by key.
+fn add(total: &mut Json, other: &Json) {
+    match (total, other) {
+        (Json::Object(total), Json::Object(other)) => {
+            for (key, value) in other {
+                match total.get_mut(key) {
+                    Some(known) => add(known, value),
+                    None => drop(total.insert(key.clone(), value.clone())),
+                }
+            }
+        }
+        (total, other) => {
+            if let (Some(a), Some(b)) = (total.as_u64(), other.as_u64()) {
+                *total = Json::from(a + b);
+            }
+        }
     }
 }

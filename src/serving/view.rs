@@ -1,12 +1,13 @@
 //! What serving sees of the engine: the plan, the tasks, the log.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 
+use super::cluster::{Cluster, Route};
 use super::owned::Owned;
 use crate::clock::Clock;
 use crate::codec::KeyReader;
@@ -51,6 +52,8 @@ pub struct View {
     pub metrics: Arc<Metrics>,
     /// Number of partitions by group.
     partitions: Vec<u32>,
+    /// The other nodes, on a log that several share.
+    cluster: OnceLock<Arc<Cluster>>,
     keys: HashMap<String, Option<KeyReader>>,
 }
 
@@ -84,6 +87,7 @@ impl View {
             limits,
             metrics,
             partitions,
+            cluster: OnceLock::new(),
             keys,
         };
         view.set_tasks(Vec::new());
@@ -154,33 +158,94 @@ impl View {
     }
 
     /// The greatest stream time of the group's source over all of its partitions.
-    pub(super) fn source_stream_time(&self, group: &Group) -> Option<Millis> {
-        self.owned()
-            .tasks
-            .iter()
-            .filter_map(|task| {
-                let TaskInput::Topic { sources } = &task.input else { return None };
-                let at = sources.iter().position(|s| s.index == group.source.index)?;
-                task.stream_time(at)
-            })
-            .max()
+    ///
+    /// # Errors
+    /// Other nodes have partitions of which nothing is known.
+    pub(super) fn source_stream_time(&self, group: &Group) -> Result<Option<Millis>> {
+        let owned = self.owned();
+        let mut here = 0;
+        let mut greatest = None;
+        for task in owned.own() {
+            let TaskInput::Topic { sources } = &task.input else { continue };
+            if let Some(at) = sources.iter().position(|s| s.index == group.source.index)
+                && task.status() != Status::Restoring
+            {
+                here += 1;
+                greatest = greatest.max(task.stream_time(at));
+            }
+        }
+        let partitions = self.log.partitions(&group.source.topic).unwrap_or(1);
+        match self.cluster() {
+            Some(cluster) if here < partitions => {
+                Ok(greatest.max(cluster.stream_time(&group.source.name, partitions)?))
+            }
+            _ => Ok(greatest),
+        }
+    }
+
+    /// From now on there are other nodes.
+    pub fn join(&self, cluster: Arc<Cluster>) {
+        // Only the first counts; there is one.
+        let _ = self.cluster.set(cluster);
+    }
+
+    /// The other nodes, if there can be any.
+    pub fn cluster(&self) -> Option<&Arc<Cluster>> {
+        self.cluster.get()
+    }
+
+    /// Number of partitions of group `index`.
+    pub(super) fn group_partitions(&self, index: usize) -> u32 {
+        self.partitions[index]
+    }
+
+    /// Who has a partition of a group.
+    pub(super) fn route(&self, group: &Group, partition: u32) -> Route {
+        let topic =
+            if group.is_direct { group.source.topic.clone() } else { group.repartition_topic(&self.app) };
+        self.cluster().map_or_else(Route::default, |c| c.route(&topic, partition))
+    }
+
+    /// Who has which partition of `group`, or of all groups.
+    ///
+    /// # Errors
+    /// An unknown group, or there is one node alone.
+    pub(super) fn routing(&self, group: Option<&str>) -> Result<Vec<(String, u32, Route)>> {
+        if self.cluster().is_none() {
+            let message = "routing is for several nodes on one Kafka, and this one is alone with its log";
+            return Err(Error::invalid(message));
+        }
+        if let Some(name) = group.filter(|name| self.topology.group(name).is_none()) {
+            return Err(Error::not_found(format!("no feature group `{name}`")));
+        }
+        let groups = self.topology.groups.iter().filter(|g| group.is_none_or(|name| g.name == name));
+        let routes = groups.flat_map(|g| {
+            (0..self.group_partitions(g.index)).map(move |p| (g.name.clone(), p, self.route(g, p)))
+        });
+        Ok(routes.collect())
+    }
+
+    /// Refuses positions of topics that no source reads.
+    ///
+    /// # Errors
+    /// Names the topic.
+    pub(super) fn check_topics(&self, wanted: &Positions) -> Result<()> {
+        match wanted.keys().find(|topic| !self.keys.contains_key(*topic)) {
+            Some(topic) => Err(Error::invalid(format!("min_positions names an unknown topic `{topic}`"))),
+            None => Ok(()),
+        }
     }
 
     /// Waits until `tasks` contain `wanted`.
     ///
     /// # Errors
-    /// They did not within `wait`, or a topic is unknown.
+    /// They did not within `wait`.
     pub(super) fn await_positions(
         &self,
         tasks: &[&Arc<Task>],
         wanted: &Positions,
         wait: Duration,
     ) -> Result<()> {
-        for topic in wanted.keys() {
-            if !self.keys.contains_key(topic) {
-                return Err(Error::invalid(format!("min_positions names an unknown topic `{topic}`")));
-            }
-        }
         let deadline = Instant::now() + wait;
         for task in tasks {
             let is_fed = |topic: &str, partition: u32| match &task.input {

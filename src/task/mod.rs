@@ -6,6 +6,8 @@
 mod barrier;
 mod commit;
 mod dead_letter;
+mod follow;
+mod follower;
 mod lease;
 mod read;
 mod restore;
@@ -31,6 +33,8 @@ use crate::topology::{Group, Source};
 
 pub use barrier::{Barrier, txn_id_of};
 pub use commit::PendingCommit;
+pub use follow::Adoption;
+pub use follower::Follower;
 pub use lease::Lease;
 pub use read::{UnitAnswer, UnitRead};
 pub use runner::{Runner, RunnerOptions};
@@ -103,14 +107,17 @@ pub struct TaskState {
 ///
 /// ```text
 /// Restoring ──► Running
-///     └───────────┴────► Failed
+///     │  └──► Standby
+///     └─────────┴────► Failed
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
     /// Replays what was committed; answers nothing.
     Restoring,
-    /// Answers.
+    /// Answers as the owner.
     Running,
+    /// Follows the owner, and answers those who accept that.
+    Standby,
     /// Stopped by an error that only a person can mend.
     Failed,
 }
@@ -158,6 +165,8 @@ pub struct Task {
     pub store: SharedStore,
     /// Until when readers may be answered, where others could take over.
     pub lease: Option<Arc<Lease>>,
+    /// How a standby lies behind; none: it is no standby.
+    pub follower: Option<Arc<Follower>>,
     /// Its state; the worker alone writes it.
     pub state: RwLock<TaskState>,
     /// Stream time by source, for readers of other tasks; the least number: none.
@@ -223,6 +232,7 @@ impl Task {
             groups,
             store,
             lease: None,
+            follower: None,
             state: RwLock::new(state),
             stream_times: (0..sources).map(|_| AtomicI64::new(i64::MIN)).collect(),
             status: AtomicU8::new(0),
@@ -241,8 +251,20 @@ impl Task {
         match self.status.load(Ordering::Acquire) {
             0 => Status::Restoring,
             1 => Status::Running,
+            3 => Status::Standby,
             _ => Status::Failed,
         }
+    }
+
+    /// Whether it follows the owner rather than being it.
+    pub fn is_standby(&self) -> bool {
+        self.follower.is_some()
+    }
+
+    /// How far the answers of a standby may lie behind; none: it cannot answer.
+    pub fn behind(&self) -> Option<Duration> {
+        let follower = self.follower.as_ref().filter(|_| self.status() == Status::Standby)?;
+        follower.behind()
     }
 
     /// Why it failed.
@@ -253,6 +275,11 @@ impl Task {
     fn run(&self) {
         self.status.store(1, Ordering::Release);
         tracing::info!(task = %self.name, "running");
+        self.announce();
+    }
+
+    pub(crate) fn stand_by(&self) {
+        self.status.store(3, Ordering::Release);
         self.announce();
     }
 

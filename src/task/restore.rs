@@ -137,7 +137,11 @@ impl Runner {
         for (shared, progress) in task.stream_times.iter().zip(&self.sources) {
             shared.store(progress.stream_time.unwrap_or(i64::MIN), Ordering::Release);
         }
-        task.run();
+        if task.is_standby() {
+            task.stand_by()
+        } else {
+            task.run()
+        }
         Ok(())
     }
 }

@@ -74,7 +74,7 @@ pub struct Runner {
     pub task: Arc<Task>,
     pub(super) log: Arc<dyn Log>,
     pub(super) options: RunnerOptions,
-    stages: Vec<SourceStage>,
+    pub(super) stages: Vec<SourceStage>,
     projector: Projector,
     /// Next offset to read.
     pub(super) position: Offset,
@@ -96,6 +96,8 @@ pub struct Runner {
     pub(super) sweep_from: Vec<u8>,
     pub(super) swept_at: Instant,
     ready: Vec<Ready>,
+    /// What lies behind is not to be applied yet.
+    pub(super) limit: Offset,
     used: usize,
     dead_letter_partitions: u32,
 }
@@ -136,6 +138,7 @@ impl Runner {
             sweep_from: Vec::new(),
             swept_at: Instant::now(),
             ready: Vec::new(),
+            limit: Offset::MAX,
             used: 0,
             dead_letter_partitions,
             task,
@@ -183,7 +186,7 @@ impl Runner {
         if offset > self.position {
             self.mark(self.position);
             self.position = offset;
-            if self.task.status() == Status::Running {
+            if self.task.status() != Status::Restoring {
                 self.task.state.write().applied = offset;
                 self.task.announce();
             }
@@ -195,7 +198,8 @@ impl Runner {
         let mut in_chunk = 0;
         let from = self.position;
         let is_redo = self.task.status() == Status::Restoring;
-        for record in batch.records().filter(|r| r.offset >= from) {
+        let limit = self.limit;
+        for record in batch.records().filter(|r| r.offset >= from && r.offset < limit) {
             if in_chunk == 0 {
                 self.mark(record.offset);
             }

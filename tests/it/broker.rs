@@ -20,8 +20,13 @@ pub struct Broker {
 impl Broker {
     /// Starts one.
     pub fn start() -> Self {
+        Self::start_many(1)
+    }
+
+    /// Starts one or three.
+    pub fn start_many(count: usize) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let output = script(&["start", folder.path().to_str().expect("UTF-8")]);
+        let output = script(&["start", folder.path().to_str().expect("UTF-8"), &count.to_string()]);
         let bootstrap = output.lines().last().expect("an address").to_owned();
         Self { folder, bootstrap }
     }
@@ -75,6 +80,13 @@ impl Broker {
         config.create().expect("a producer")
     }
 
+    /// What a group has committed.
+    pub fn offsets(&self, group: &str) -> Offsets {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.bootstrap).set("group.id", group);
+        Offsets(config.set("isolation.level", "read_committed").create().expect("a consumer"))
+    }
+
     /// All committed records of a topic, by partition and offset.
     pub fn read(&self, topic: &str) -> Vec<OwnedMessage> {
         let mut config = ClientConfig::new();
@@ -108,6 +120,25 @@ impl Broker {
     }
 }
 
+/// Asks for committed offsets.
+pub struct Offsets(BaseConsumer);
+
+impl Offsets {
+    /// Partitions with next offsets; none if the brokers do not answer.
+    pub fn committed(&self, topic: &str, partitions: u32) -> Vec<(u32, u64)> {
+        let mut list = TopicPartitionList::new();
+        for partition in 0..partitions {
+            list.add_partition(topic, partition as i32);
+        }
+        let Ok(found) = self.0.committed_offsets(list, Duration::from_secs(5)) else { return Vec::new() };
+        let known = |e: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| match e.offset() {
+            Offset::Offset(next) => Some((e.partition() as u32, next as u64)),
+            _ => None,
+        };
+        found.elements().iter().filter_map(known).collect()
+    }
+}
+
 /// Sends payloads to partitions, and waits until they are acknowledged.
 pub fn send(
     producer: &ThreadedProducer<DefaultProducerContext>,
@@ -120,7 +151,8 @@ pub fn send(
         record.key = key.as_deref();
         producer.send(record).map_err(|(e, _)| e).expect("sent");
     }
-    producer.flush(Duration::from_secs(30)).expect("acknowledged");
+    // As long as it takes brokers to come back and agree on leaders.
+    producer.flush(Duration::from_secs(120)).expect("acknowledged");
 }
 
 fn script(arguments: &[&str]) -> String {

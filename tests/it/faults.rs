@@ -18,6 +18,8 @@ use crate::kafka::{copy, origin, records};
 
 const PARTITIONS: u32 = 8;
 const USERS: u64 = 40;
+/// The session timeout of `Broker::log`.
+const SESSION: Duration = Duration::from_secs(6);
 /// Steps at which a process may die (`src/fault.rs`).
 const CRASH_POINTS: [&str; 14] = [
     "boundary",
@@ -43,8 +45,9 @@ struct Sample {
     position: u64,
     count: i64,
     sum: i64,
+    /// Whether any answer would do that is not too old.
+    is_bounded: bool,
     asked_at: Instant,
-    answered_at: Instant,
 }
 
 struct Node {
@@ -56,7 +59,7 @@ struct Node {
 impl Node {
     fn new(broker: &Broker) -> Self {
         let more = format!(
-            "checkpoint_interval: 300ms\ncommit_interval: 20ms\nworkers: 1\n{}",
+            "checkpoint_interval: 300ms\ncommit_interval: 20ms\nworkers: 1\nstandby_replicas: 1\n{}",
             broker.log(PARTITIONS)
         );
         let node =
@@ -110,16 +113,18 @@ impl Node {
 }
 
 /// Asks one node for one user; nothing if it does not answer.
-fn ask(rest: &str, user: u64, timeout: Duration) -> Option<Sample> {
-    let body = json!({
+fn ask(rest: &str, user: u64, is_bounded: bool, timeout: Duration) -> Option<Sample> {
+    let mut body = json!({
         "features": ["by_user:count_all", "by_user:sum_all"],
         "entities": { "user_id": [format!("u{user}")] },
     });
+    if is_bounded {
+        body["max_age"] = Json::from("30s");
+    }
     let agent = ureq::Agent::config_builder().timeout_global(Some(timeout)).build().new_agent();
     let asked_at = Instant::now();
     let mut response = agent.post(format!("{rest}/v1/features/online")).send_json(&body).ok()?;
     let answer: Json = response.body_mut().read_json().ok()?;
-    let answered_at = Instant::now();
     let (partition, offsets) = answer["positions"][0]["offsets"]["payments"].as_object()?.iter().next()?;
     Some(Sample {
         user,
@@ -127,8 +132,8 @@ fn ask(rest: &str, user: u64, timeout: Duration) -> Option<Sample> {
         position: offsets.as_u64()?,
         count: answer["results"][1]["values"][0].as_i64()?,
         sum: answer["results"][2]["values"][0].as_i64()?,
+        is_bounded,
         asked_at,
-        answered_at,
     })
 }
 
@@ -175,9 +180,13 @@ impl Truth {
     }
 }
 
-/// Answers that are not what the records below their position come to, and answers that lie behind
-/// what had been answered before they were asked for.
-fn check_samples(samples: &mut [Sample], truth: &Truth) -> (usize, usize) {
+/// What was seen to be committed: when, of which partition, up to where.
+type Committed = (Instant, u32, u64);
+
+/// Answers that are not what the records below their position come to, and answers of owners that lie
+/// behind what was committed a session timeout before they were asked for: up to then one that was
+/// frozen may answer.
+fn check_samples(samples: &mut [Sample], committed: &[Committed], truth: &Truth) -> (usize, usize) {
     let wrong = samples.iter().filter(|s| truth.at(s.user, s.position) != (s.count, s.sum));
     let wrong: Vec<&Sample> = wrong.collect();
     for s in wrong.iter().take(3) {
@@ -193,19 +202,34 @@ fn check_samples(samples: &mut [Sample], truth: &Truth) -> (usize, usize) {
     }
     let wrong = wrong.len();
     samples.sort_by_key(|s| s.asked_at);
-    let mut answered: Vec<(Instant, u32, u64)> =
-        samples.iter().map(|s| (s.answered_at, s.partition, s.position)).collect();
-    answered.sort();
     let (mut known, mut next, mut stale) = (HashMap::<u32, u64>::new(), 0, 0);
     for sample in samples.iter() {
-        while next < answered.len() && answered[next].0 < sample.asked_at {
-            let at = known.entry(answered[next].1).or_default();
-            *at = (*at).max(answered[next].2);
+        while next < committed.len() && committed[next].0 + SESSION < sample.asked_at {
+            let at = known.entry(committed[next].1).or_default();
+            *at = (*at).max(committed[next].2);
             next += 1;
         }
-        stale += usize::from(known.get(&sample.partition).is_some_and(|k| *k > sample.position));
+        let is_behind = known.get(&sample.partition).is_some_and(|k| *k > sample.position);
+        stale += usize::from(is_behind && !sample.is_bounded);
     }
     (wrong, stale)
+}
+
+/// Ends the watching also when something panics.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Which of 20 kinds a cycle is: each once in 20 cycles, in an order that the seed decides.
+fn kind(cycle: u64, seed: u64) -> u64 {
+    let block = cycle / 20;
+    let mut kinds: Vec<u64> = (0..20).collect();
+    kinds.sort_by_key(|kind| random(random(random(seed).wrapping_add(block)).wrapping_add(*kind)));
+    kinds[(cycle % 20) as usize]
 }
 
 struct Faults {
@@ -213,6 +237,7 @@ struct Faults {
     nodes: Vec<Node>,
     sent: AtomicU64,
     samples: Mutex<Vec<Sample>>,
+    committed: Mutex<Vec<Committed>>,
     is_over: AtomicBool,
 }
 
@@ -229,11 +254,23 @@ impl Faults {
         while !self.is_over.load(Ordering::Relaxed) {
             turn = random(turn.wrapping_add(1));
             let rest = node.rest.lock().clone();
-            let sample = rest.and_then(|rest| ask(&rest, turn % USERS, Duration::from_secs(20)));
+            let sample =
+                rest.and_then(|rest| ask(&rest, turn % USERS, turn & 64 == 0, Duration::from_secs(20)));
             if let Some(sample) = sample {
                 self.samples.lock().push(sample);
             }
             std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Notes what is committed until it is over.
+    fn watch_offsets(&self) {
+        let offsets = self.broker.offsets("test");
+        while !self.is_over.load(Ordering::Relaxed) {
+            for (partition, next) in offsets.committed("payments", PARTITIONS) {
+                self.committed.lock().push((Instant::now(), partition, next));
+            }
+            std::thread::sleep(Duration::from_millis(200));
         }
     }
 
@@ -245,7 +282,7 @@ impl Faults {
             for user in 0..USERS {
                 let rest = &rest;
                 scope.spawn(move || {
-                    if let Some(sample) = ask(rest, user, Duration::from_secs(10)) {
+                    if let Some(sample) = ask(rest, user, false, Duration::from_secs(10)) {
                         self.samples.lock().push(sample);
                     }
                 });
@@ -259,9 +296,10 @@ impl Faults {
         let dice = random(random(random(seed).wrapping_add(cycle)));
         let node = &self.nodes[(dice >> 8) as usize % self.nodes.len()];
         let pause = Duration::from_micros((dice >> 16) % 200_000);
+        let broker = (dice >> 56) as usize % 3;
         let mut count = |what: &str| *figures.entry(what.to_owned()).or_default() += 1;
         self.send_one();
-        match dice % 20 {
+        match kind(cycle, seed) {
             0..=6 => {
                 std::thread::sleep(pause);
                 count("kill -9");
@@ -290,16 +328,16 @@ impl Faults {
             }
             17 => {
                 count("broker killed");
-                self.broker.kill(0);
+                self.broker.kill(broker);
                 std::thread::sleep(pause);
-                self.broker.launch(0);
+                self.broker.launch(broker);
                 return self.send_one();
             }
             18 => {
                 count("broker paused");
-                self.broker.signal(0, "-STOP");
+                self.broker.signal(broker, "-STOP");
                 std::thread::sleep(pause * 10);
-                self.broker.signal(0, "-CONT");
+                self.broker.signal(broker, "-CONT");
                 return self.send_one();
             }
             _ => {
@@ -320,9 +358,10 @@ impl Faults {
 #[test]
 fn faults_lose_double_and_regress_nothing() {
     let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
-    let cycles = number("THALWEG_TEST_FAULTS").unwrap_or(16);
+    let cycles = number("THALWEG_TEST_FAULTS").unwrap_or(20);
     let seed = number("THALWEG_TEST_SEED").unwrap_or(1);
-    let broker = Broker::start();
+    // Three, so that transactions outlive the one that is killed.
+    let broker = Broker::start_many(3);
     broker.create("payments", PARTITIONS);
     let nodes = (0..2).map(|_| Node::new(&broker)).collect();
     let faults = Faults {
@@ -330,27 +369,30 @@ fn faults_lose_double_and_regress_nothing() {
         nodes,
         sent: AtomicU64::new(0),
         samples: Mutex::new(Vec::new()),
+        committed: Mutex::new(Vec::new()),
         is_over: AtomicBool::new(false),
     };
     let begun = Instant::now();
     let mut figures = BTreeMap::new();
     std::thread::scope(|scope| {
+        scope.spawn(|| faults.watch_offsets());
         for node in &faults.nodes {
             scope.spawn(|| faults.watch(node, seed));
         }
+        let _over = Over(&faults.is_over);
         for cycle in 0..cycles {
             faults.cycle(cycle, seed, &mut figures);
         }
-        faults.is_over.store(true, Ordering::Relaxed);
     });
     let truth = Truth::of(&faults.broker);
     assert_eq!(truth.records, faults.sent.load(Ordering::Relaxed) * BATCH);
     let mut samples = std::mem::take(&mut *faults.samples.lock());
-    let (wrong, stale) = check_samples(&mut samples, &truth);
+    let (wrong, stale) = check_samples(&mut samples, &faults.committed.lock(), &truth);
     let totals = faults.settled(&truth);
     let shown: Vec<String> = figures.iter().map(|(what, n)| format!("  {n:4}  {what}")).collect();
+    let by_others = samples.iter().filter(|s| s.is_bounded).count();
     println!(
-        "seed {seed}: {cycles} faults in {:.0?}, {} records, {} dead letters, {} lookups: {wrong} wrong, {stale} stale\n{}",
+        "seed {seed}: {cycles} faults in {:.0?}, {} records, {} dead letters, {} lookups, {by_others} of them of standbys too: {wrong} wrong, {stale} stale\n{}",
         begun.elapsed(),
         truth.records,
         truth.malformed.len(),

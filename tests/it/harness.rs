@@ -39,7 +39,11 @@ impl Place {
     /// What starts the engine.
     pub fn command(&self) -> Command {
         let mut command = Command::new(binary());
-        command.args(["run", "--config"]).arg(self.config()).env("LOG_LEVEL", "error").stdout(Stdio::piped());
+        command
+            .args(["run", "--config"])
+            .arg(self.config())
+            .env("LOG_LEVEL", std::env::var("THALWEG_TEST_LOG").as_deref().unwrap_or("error"))
+            .stdout(Stdio::piped());
         command
     }
 

@@ -80,7 +80,7 @@ const OWNED: [(&str, &[&str]); 7] = [
     ("rocksdb::", &["src/state/rocks.rs", "src/log/embedded/"]),
     ("saphyr_parser::", &["src/config/yaml.rs"]),
     ("axum::", &["src/serving/rest.rs", "src/serving/grpc.rs", "src/cli/run.rs"]),
-    ("tonic::", &["src/serving/grpc.rs", "src/cli/run.rs", "src/serving/generated/"]),
+    ("tonic::", &["src/serving/grpc.rs", "src/serving/peers.rs", "src/cli/run.rs", "src/serving/generated/"]),
     ("SystemTime::now", &["src/clock.rs"]),
     ("parquet::", &["src/cli/convert.rs"]),
 ];
@@ -120,7 +120,7 @@ fn broken_imports(module: &str, text: &str) -> Vec<String> {
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     for entry in std::fs::read_dir(folder).expect("readable").map(|e| e.expect("readable").path()) {
-        if entry.is_dir() {
+        if entry.is_dir() && !entry.ends_with("target") {
             sources(&entry, found);
         } else if entry.extension().is_some_and(|e| e == "rs") {
             found.push(entry);

@@ -122,7 +122,9 @@ impl KafkaLog {
                     let message =
                         format!("{changelog}/{partition} has stood at {next} of {goal} for {SILENCE_MAX:?}");
                     return Err(Error::unavailable(message)
-                        .with_hint("a transaction may be open; the engine goes on trying"));
+                        .with_hint(
+                        "a transaction is open there; if it stays, kafka-transactions (find-hanging, abort) ends it",
+                    ));
                 }
                 None => {}
             }

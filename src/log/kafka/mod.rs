@@ -4,6 +4,7 @@ mod changelog;
 mod client;
 mod producer;
 mod session;
+mod table;
 mod topics;
 
 use std::collections::{BTreeMap, HashMap};
@@ -27,6 +28,7 @@ use crate::model::Offset;
 pub use changelog::{BARRIER_KEY, Following};
 pub use client::KafkaOptions;
 pub use session::KafkaSession;
+pub use table::{PartitionReader, TableRow};
 pub use topics::TopicKind;
 use topics::Topics;
 
@@ -44,10 +46,13 @@ pub struct KafkaLog {
     /// Reads metadata and watermarks as they are, not only what is committed.
     probe: BaseConsumer,
     partitions: RwLock<HashMap<String, u32>>,
-    appender: ThreadedProducer<Acknowledgements>,
+    /// Made anew when librdkafka has given up on it.
+    appender: RwLock<Arc<Appender>>,
     appends: Arc<Pending>,
     next_append: AtomicU64,
 }
+
+type Appender = ThreadedProducer<Acknowledgements>;
 
 /// Appends whose acknowledgement is awaited, by number.
 #[derive(Default)]
@@ -109,7 +114,7 @@ impl KafkaLog {
             topics,
             probe,
             partitions: RwLock::default(),
-            appender,
+            appender: RwLock::new(Arc::new(appender)),
             appends,
             next_append: AtomicU64::new(1),
         })
@@ -159,6 +164,18 @@ impl KafkaLog {
         }
         self.partitions.write().insert(topic.to_owned(), count);
         Ok(Some(count))
+    }
+
+    /// The producer of appends.
+    fn appender(&self) -> Result<Arc<Appender>> {
+        let appender = Arc::clone(&self.appender.read());
+        let Some((code, why)) = appender.client().fatal_error() else { return Ok(appender) };
+        tracing::error!("Kafka: {code}: {why}; appending goes on with a new producer");
+        let context = Acknowledgements(Arc::clone(&self.appends));
+        let made = self.options.appender().create_with_context(context).map_err(failed("make a producer"))?;
+        let made = Arc::new(made);
+        *self.appender.write() = Arc::clone(&made);
+        Ok(made)
     }
 
     fn watermarks(&self, topic: &str, partition: u32) -> Result<(Offset, Offset)> {
@@ -234,9 +251,10 @@ impl Log for KafkaLog {
     }
 
     fn append(&self, append: Append) -> Result<BTreeMap<u32, Offset>> {
+        let appender = self.appender()?;
         let number = self.next_append.fetch_add(1, Ordering::Relaxed);
         self.appends.waiting.lock().insert(number, PendingAppend::default());
-        let sent = send_all(&self.appender, &append, || number as usize);
+        let sent = send_all(&*appender, &append, || number as usize);
         let mut waiting = self.appends.waiting.lock();
         let deadline = Instant::now() + TIMEOUT;
         if let (Ok(count), Some(entry)) = (&sent, waiting.get_mut(&number)) {
@@ -314,6 +332,6 @@ impl Log for KafkaLog {
 impl Drop for KafkaLog {
     fn drop(&mut self) {
         // What is still under way has nobody left to wait for it.
-        let _ = self.appender.flush(Duration::from_secs(1));
+        let _ = self.appender.read().flush(Duration::from_secs(1));
     }
 }

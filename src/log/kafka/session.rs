@@ -90,6 +90,9 @@ struct Assignment {
 
 /// A worker's side of Kafka.
 pub struct KafkaSession {
+    options: KafkaOptions,
+    index: usize,
+    topics: Vec<String>,
     consumer: BaseConsumer<Context>,
     transactions: Transactions,
     /// Partitions whose tasks are ready.
@@ -131,13 +134,11 @@ impl KafkaSession {
         let mut transactions = Transactions::new(options.clone(), index);
         // Before anything is read: what a predecessor left open is ended (PROTOCOL 20).
         transactions.renew().map_err(failed("start a producer"))?;
-        let consumer: BaseConsumer<Context> = options
-            .member(index)
-            .create_with_context(Context::default())
-            .map_err(failed("join the group"))?;
-        consumer.subscribe(topics).map_err(failed("join the group"))?;
         Ok(Self {
-            consumer,
+            consumer: member(options, index, topics)?,
+            options: options.clone(),
+            index,
+            topics: topics.iter().map(|t| (*t).to_owned()).collect(),
             transactions,
             inputs: BTreeMap::new(),
             assignment: None,
@@ -145,6 +146,27 @@ impl KafkaSession {
             committed: HashMap::new(),
             stop,
         })
+    }
+
+    /// Joins again if librdkafka has given up for good, as it does when the group knows a static
+    /// member by another id: its answer may have been lost with a broker. Returns whether it had.
+    fn rejoin_if_fatal(&mut self) -> bool {
+        let Some((code, why)) = self.consumer.client().fatal_error() else { return false };
+        tracing::error!("Kafka: {code}: {why}; joining the group anew");
+        let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
+        match member(&self.options, self.index, &topics) {
+            Ok(consumer) => {
+                self.consumer.context().is_closing.store(true, Ordering::Release);
+                self.consumer = consumer;
+                self.drop_inputs();
+                self.committed.clear();
+                true
+            }
+            Err(error) => {
+                tracing::error!("Kafka: {error}");
+                false
+            }
+        }
     }
 
     fn poll(&mut self, timeout: Duration) {
@@ -292,6 +314,14 @@ impl KafkaSession {
     }
 }
 
+/// A consumer that has joined the group.
+fn member(options: &KafkaOptions, index: usize, topics: &[&str]) -> Result<BaseConsumer<Context>> {
+    let joined = options.member(index).create_with_context(Context::default());
+    let consumer: BaseConsumer<Context> = joined.map_err(failed("join the group"))?;
+    consumer.subscribe(topics).map_err(failed("join the group"))?;
+    Ok(consumer)
+}
+
 /// Whether the group has let the member go.
 fn is_expelled(code: RDKafkaErrorCode) -> bool {
     matches!(
@@ -313,6 +343,9 @@ impl Drop for KafkaSession {
 
 impl Session for KafkaSession {
     fn wait(&mut self, timeout: Duration) -> Vec<Ownership> {
+        if self.rejoin_if_fatal() {
+            return vec![Ownership::Lost];
+        }
         self.fetch_ready();
         self.poll(timeout);
         let events: Vec<Event> = self.consumer.context().events.lock().drain(..).collect();

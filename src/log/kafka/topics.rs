@@ -22,6 +22,8 @@ pub enum TopicKind {
     Changelog,
     /// Records between the stages, cut by the engine alone.
     Repartition,
+    /// What nodes say about themselves, compacted.
+    Owners,
 }
 
 impl TopicKind {
@@ -33,6 +35,12 @@ impl TopicKind {
                 ("delete.retention.ms", "86400000"),
                 ("min.cleanable.dirty.ratio", "0.3"),
                 ("segment.bytes", "134217728"),
+            ],
+            Self::Owners => &[
+                ("cleanup.policy", "compact"),
+                ("min.cleanable.dirty.ratio", "0.1"),
+                ("segment.ms", "600000"),
+                ("delete.retention.ms", "60000"),
             ],
             Self::Repartition => &[("cleanup.policy", "delete"), ("retention.ms", "-1")],
         }

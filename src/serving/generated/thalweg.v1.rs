@@ -23,6 +23,10 @@ pub struct GetFeaturesRequest {
     pub wait: ::core::option::Option<::prost_types::Duration>,
     #[prost(bool, tag = "7")]
     pub full_feature_names: bool,
+    /// How far, by stream time, an answer may lie behind: a standby may answer then. Not set: only
+    /// owners answer.
+    #[prost(message, optional, tag = "8")]
+    pub max_age: ::core::option::Option<::prost_types::Duration>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct GetFeaturesBatchRequest {
@@ -68,6 +72,12 @@ pub struct PartitionPosition {
     /// by source topic
     #[prost(map = "string, message", tag = "3")]
     pub offsets: ::std::collections::HashMap<::prost::alloc::string::String, Positions>,
+    /// who answered, where there may be several nodes
+    #[prost(string, tag = "4")]
+    pub node: ::prost::alloc::string::String,
+    /// whether it is not the owner
+    #[prost(bool, tag = "5")]
+    pub is_standby: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Positions {
@@ -93,6 +103,51 @@ pub struct AppendResponse {
         ::prost::alloc::string::String,
         Positions,
     >,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetRoutingRequest {
+    /// empty: all groups
+    #[prost(string, tag = "1")]
+    pub group: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct GetRoutingResponse {
+    #[prost(message, repeated, tag = "1")]
+    pub routes: ::prost::alloc::vec::Vec<PartitionRoute>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct PartitionRoute {
+    #[prost(string, tag = "1")]
+    pub group: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "2")]
+    pub partition: u32,
+    /// not set: nobody owns it now
+    #[prost(message, optional, tag = "3")]
+    pub owner: ::core::option::Option<Endpoint>,
+    #[prost(message, repeated, tag = "4")]
+    pub standbys: ::prost::alloc::vec::Vec<Endpoint>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Endpoint {
+    #[prost(string, tag = "1")]
+    pub node: ::prost::alloc::string::String,
+    /// host:port
+    #[prost(string, tag = "2")]
+    pub grpc: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub rest: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetStatsRequest {
+    /// the sum over all nodes
+    #[prost(bool, tag = "1")]
+    pub cluster: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct GetStatsResponse {
+    /// as /v1/stats
+    #[prost(string, tag = "1")]
+    pub json: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Value {
@@ -346,6 +401,57 @@ pub mod feature_service_client {
                 .insert(GrpcMethod::new("thalweg.v1.FeatureService", "Append"));
             self.inner.unary(req, path, codec).await
         }
+        /// Who answers which partition, for clients that ask owners themselves. A key's partition is
+        /// Kafka's: murmur2 of the key bytes.
+        pub async fn get_routing(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetRoutingRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetRoutingResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/thalweg.v1.FeatureService/GetRouting",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("thalweg.v1.FeatureService", "GetRouting"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// The counts of /v1/stats of this node, or of all.
+        pub async fn get_stats(
+            &mut self,
+            request: impl tonic::IntoRequest<super::GetStatsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetStatsResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/thalweg.v1.FeatureService/GetStats",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("thalweg.v1.FeatureService", "GetStats"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -388,6 +494,23 @@ pub mod feature_service_server {
             &self,
             request: tonic::Request<super::AppendRequest>,
         ) -> std::result::Result<tonic::Response<super::AppendResponse>, tonic::Status>;
+        /// Who answers which partition, for clients that ask owners themselves. A key's partition is
+        /// Kafka's: murmur2 of the key bytes.
+        async fn get_routing(
+            &self,
+            request: tonic::Request<super::GetRoutingRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetRoutingResponse>,
+            tonic::Status,
+        >;
+        /// The counts of /v1/stats of this node, or of all.
+        async fn get_stats(
+            &self,
+            request: tonic::Request<super::GetStatsRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::GetStatsResponse>,
+            tonic::Status,
+        >;
     }
     #[derive(Debug)]
     pub struct FeatureServiceServer<T> {
@@ -588,6 +711,96 @@ pub mod feature_service_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = AppendSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/thalweg.v1.FeatureService/GetRouting" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetRoutingSvc<T: FeatureService>(pub Arc<T>);
+                    impl<
+                        T: FeatureService,
+                    > tonic::server::UnaryService<super::GetRoutingRequest>
+                    for GetRoutingSvc<T> {
+                        type Response = super::GetRoutingResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetRoutingRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as FeatureService>::get_routing(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetRoutingSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/thalweg.v1.FeatureService/GetStats" => {
+                    #[allow(non_camel_case_types)]
+                    struct GetStatsSvc<T: FeatureService>(pub Arc<T>);
+                    impl<
+                        T: FeatureService,
+                    > tonic::server::UnaryService<super::GetStatsRequest>
+                    for GetStatsSvc<T> {
+                        type Response = super::GetStatsResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::GetStatsRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as FeatureService>::get_stats(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = GetStatsSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -1,0 +1,109 @@
+//! Bringing a local store to the end of its changelog (PROTOCOL 23 to 25, 31, 32), for takeovers and
+//! for standbys.
+
+use std::sync::Arc;
+
+use super::{Parts, Place};
+use crate::error::Result;
+use crate::fault::crash_point;
+use crate::log::{BARRIER_KEY, Following, KafkaLog};
+use crate::model::Change;
+use crate::state::StateStore;
+use crate::task::StoreMeta;
+
+/// Half of `delete.retention.ms` of changelogs: a store that stood still for longer may lack
+/// deletions (PROTOCOL 24).
+const STORE_AGE_MAX: i64 = 12 * 3_600_000;
+/// Rows that are removed at once.
+const WIPE_CHUNK: usize = 20_000;
+
+/// The store of one task, and where it is followed from.
+pub(super) struct Recovery {
+    pub parts: Arc<Parts>,
+    pub log: Arc<KafkaLog>,
+    pub place: Place,
+}
+
+impl Recovery {
+    /// Makes the store a consistent copy of the changelog as it is now. Returns the position.
+    pub fn follow_changelog(&self, store: &dyn StateStore) -> Result<u64> {
+        let position = match self.usable_position(store)? {
+            Some(position) => position,
+            None => {
+                wipe(store)?;
+                0
+            }
+        };
+        self.follow(store, position)
+    }
+
+    /// The newest barrier record that the store has.
+    pub fn barrier(&self, store: &dyn StateStore) -> Result<Option<Vec<u8>>> {
+        store.get(BARRIER_KEY)
+    }
+
+    /// From where the store can follow the changelog; `None`: it cannot (PROTOCOL 24, 32).
+    fn usable_position(&self, store: &dyn StateStore) -> Result<Option<u64>> {
+        let Some(meta) = StoreMeta::read(store)? else {
+            return Ok(None);
+        };
+        let (start, end) = self.log.changelog_ends(&self.place.topic, self.place.partition)?;
+        let age = self.parts.clock.now() - meta.time;
+        let is_usable = (start..=end).contains(&meta.position) && age < STORE_AGE_MAX;
+        if !is_usable {
+            tracing::warn!(
+                "{}/{}: the store stands at {} of {start} to {end}, {} min ago: it is rebuilt from the changelog",
+                self.place.topic,
+                self.place.partition,
+                meta.position,
+                age / 60_000
+            );
+        }
+        Ok(is_usable.then_some(meta.position))
+    }
+
+    fn follow(&self, store: &dyn StateStore, position: u64) -> Result<u64> {
+        let (topic, partition) = (self.place.topic.as_str(), self.place.partition);
+        let now = self.parts.clock.now();
+        let mut adopt = |rows: &[Change], next: u64| {
+            let mut rows = rows.to_vec();
+            rows.push(StoreMeta::restoring_at(next, now).row());
+            store.write(&rows)?;
+            crash_point("following");
+            Ok(())
+        };
+        let metrics = &self.parts.metrics;
+        let mut last = 0;
+        let mut progress = |records: u64, at: u64, goal: u64| {
+            metrics.restored(topic, partition, records - last);
+            last = records;
+            tracing::info!(topic, partition, records, at, goal, "following the changelog");
+        };
+        let mut following = Following { adopt: &mut adopt, progress: &mut progress };
+        let (next, records) = self.log.follow(topic, partition, position, &mut following)?;
+        crash_point("followed");
+        StoreMeta::consistent_at(next, now).write(store)?;
+        crash_point("consistent");
+        if records > 0 {
+            store.flush()?;
+        }
+        Ok(next)
+    }
+}
+
+/// Empties the store. What says that it can be followed from somewhere goes first.
+fn wipe(store: &dyn StateStore) -> Result<()> {
+    store.write(&[StoreMeta::removal()])?;
+    crash_point("wiping");
+    loop {
+        let mut changes: Vec<Change> = Vec::new();
+        store.scan(&[], &mut |key, _| {
+            changes.push((key.to_vec(), None));
+            changes.len() < WIPE_CHUNK
+        })?;
+        if changes.is_empty() {
+            return Ok(());
+        }
+        store.write(&changes)?;
+    }
+}
