@@ -3,6 +3,7 @@
 mod api;
 mod bad_input;
 mod broker;
+mod cluster;
 mod crash;
 mod definitions;
 mod exactness;

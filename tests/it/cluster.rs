@@ -1,0 +1,171 @@
+//! Two nodes: any of them answers any key, and when one is killed the other goes on.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value as Json, json};
+
+use crate::broker::{Broker, send};
+use crate::crash::{BATCH, DEFINITIONS};
+use crate::harness::{Engine, Place};
+use crate::kafka::records;
+
+const PARTITIONS: u32 = 8;
+const USERS: u64 = 40;
+
+fn node(broker: &Broker) -> Place {
+    let more = format!(
+        "checkpoint_interval: 1s\ncommit_interval: 50ms\nstandby_replicas: 1\n{}",
+        broker.log(PARTITIONS)
+    );
+    Place::new(DEFINITIONS, &more)
+}
+
+fn body(user: u64, max_age: Option<&str>) -> Json {
+    let mut body = json!({
+        "features": ["by_user:count_all", "by_user:sum_all", "by_user:last_5"],
+        "entities": { "user_id": [format!("u{user}")] },
+        "as_of": "2026-01-02T00:00:00Z",
+    });
+    if let Some(max_age) = max_age {
+        body["max_age"] = Json::from(max_age);
+    }
+    body
+}
+
+fn ask(engine: &Engine, body: &Json) -> Option<Json> {
+    let (status, answer) =
+        engine.try_post("/v1/features/online", "application/json", body.to_string().as_bytes())?;
+    (status == 200).then_some(answer)
+}
+
+/// Waits until every partition has an owner, and a standby elsewhere.
+fn await_standbys(engine: &Engine) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let routes = engine.get("/v1/routing").1["routes"].as_array().expect("routes").clone();
+        let is_followed =
+            |r: &Json| r["owner"].is_object() && r["standbys"].as_array().is_some_and(|s| s.len() == 1);
+        if routes.iter().all(is_followed) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{routes:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Waits until both nodes, owners and standbys alike, have applied everything there is.
+fn await_quiet(nodes: [&Engine; 2]) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    for node in nodes {
+        loop {
+            let health = node.get("/v1/health").1;
+            let partitions = health["partitions"].as_array().expect("partitions").clone();
+            let is_quiet =
+                |p: &Json| p["lag"] == 0 && (p["state"] == "standby" || p["applied"] == p["committed"]);
+            if partitions.len() == 2 * PARTITIONS as usize && partitions.iter().all(is_quiet) {
+                break;
+            }
+            assert!(Instant::now() < deadline, "{health}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn a_killed_node_is_answered_for_at_once_and_replaced_soon() {
+    let broker = Broker::start();
+    broker.create("payments", PARTITIONS);
+    let (first, second) = (node(&broker), node(&broker));
+    let (first, second) = (first.start(), second.start());
+    let producer = broker.producer();
+    for number in 0..20 {
+        send(&producer, "payments", &records(number, PARTITIONS));
+    }
+    await_standbys(&first);
+    let total = || -> u64 {
+        first.get("/v1/stats?cluster=true").1["sources"]["payments"]["read"].as_u64().expect("a count")
+    };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while total() != 20 * BATCH {
+        assert!(Instant::now() < deadline, "{}", total());
+    }
+    // Whoever is asked: the same answers, given by the owner.
+    let mut wanted = Vec::new();
+    let mut owners = BTreeMap::<String, u32>::new();
+    for user in 0..USERS {
+        let here = first.lookup(&body(user, None));
+        let there = second.lookup(&body(user, None));
+        assert_eq!(here["results"], there["results"]);
+        assert_eq!(here["positions"], there["positions"]);
+        assert_eq!(here["positions"][0]["role"], "owner");
+        *owners.entry(here["positions"][0]["node"].as_str().expect("a name").to_owned()).or_default() += 1;
+        wanted.push(here["results"].clone());
+    }
+    assert_eq!(owners.len(), 2, "both own something: {owners:?}");
+    await_quiet([&first, &second]);
+    // Killed: what the other follows is answered at once for those who allow it.
+    first.kill();
+    let killed_at = Instant::now();
+    let mut longest = Duration::ZERO;
+    let mut roles = BTreeMap::<String, u32>::new();
+    for user in 0..USERS {
+        let asked_at = Instant::now();
+        let answer = loop {
+            if let Some(answer) = ask(&second, &body(user, Some("30s"))) {
+                break answer;
+            }
+            assert!(asked_at.elapsed() < Duration::from_secs(30), "u{user}");
+        };
+        longest = longest.max(asked_at.elapsed());
+        assert_eq!(answer["results"], wanted[user as usize], "u{user}");
+        *roles.entry(answer["positions"][0]["role"].as_str().expect("a role").to_owned()).or_default() += 1;
+    }
+    let answered = killed_at.elapsed();
+    assert!(roles["standby"] > 0, "{roles:?}");
+    // Those who want owners wait until the group has noticed.
+    for user in 0..USERS {
+        assert_eq!(second.lookup(&body(user, None))["results"], wanted[user as usize], "u{user}");
+    }
+    println!(
+        "after the kill: all users answered in {answered:.0?}, longest wait {longest:.0?}, {roles:?}; owners of all after {:.1?}",
+        killed_at.elapsed()
+    );
+    assert!(answered < Duration::from_secs(3), "{answered:?}");
+    second.stop();
+}
+
+#[test]
+fn max_age_bounds_what_a_standby_may_say() {
+    let broker = Broker::start();
+    broker.create("payments", PARTITIONS);
+    let (first, second) = (node(&broker), node(&broker));
+    let (first, second) = (first.start(), second.start());
+    let producer = broker.producer();
+    send(&producer, "payments", &records(0, PARTITIONS));
+    await_standbys(&first);
+    await_quiet([&first, &second]);
+    first.kill();
+    // More, a minute of stream time later, that nobody can have committed yet.
+    for number in 600..603 {
+        send(&producer, "payments", &records(number, PARTITIONS));
+    }
+    // Until the standbys have read them.
+    let deadline = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < deadline && (0..USERS).any(|u| ask(&second, &body(u, Some("1ms"))).is_some()) {}
+    std::thread::sleep(Duration::from_millis(500));
+    let mut roles = BTreeMap::<bool, u32>::new();
+    for user in 0..USERS {
+        let strict = ask(&second, &body(user, Some("10s")));
+        let loose = ask(&second, &body(user, Some("30d")));
+        let is_standby = loose.as_ref().is_some_and(|a| a["positions"][0]["role"] == "standby");
+        *roles.entry(is_standby).or_default() += 1;
+        if is_standby {
+            assert!(strict.is_none(), "u{user}: {strict:?}");
+        } else {
+            assert!(strict.is_some(), "u{user}");
+        }
+    }
+    assert!(roles.get(&true).is_some_and(|n| *n > 0), "{roles:?}");
+    second.stop();
+}
