@@ -80,6 +80,9 @@ pub(super) fn start(parts: Parts, hold: File) -> Result<Engine> {
         log.create_topic(&topic, settings.partitions)?;
     }
     log.create_topic(&format!("{}-dead-letters", settings.app), settings.partitions)?;
+    for topic in parts.topology.groups.iter().filter_map(|g| g.feature_topic(&settings.app)) {
+        log.create_topic(&topic, settings.partitions)?;
+    }
     let tasks = open_tasks(&parts.topology, settings, &|topic, p| parts.open_store(topic, p))?;
     let workers = start_workers(&parts, &tasks, &embedded)?;
     let view = parts.view(&log);

@@ -99,6 +99,9 @@ fn ensure_topics(
         all.extend((0..partitions).map(|p| (topic.clone(), p)));
     }
     log.ensure_topic(&format!("{}-dead-letters", parts.settings.app), None, TopicKind::Events)?;
+    for topic in parts.topology.groups.iter().filter_map(|g| g.feature_topic(&parts.settings.app)) {
+        log.ensure_topic(&topic, None, TopicKind::Events)?;
+    }
     log.ensure_topic(owners, Some(1), TopicKind::Owners)?;
     Ok(all)
 }

@@ -165,6 +165,17 @@ pub enum NowRule {
     Stream,
 }
 
+/// What a group writes to its feature topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EmitRule {
+    /// Nothing: it has none.
+    Never,
+    /// Entities that have changed since the last commit.
+    Latest,
+    /// Every event's entity, as of that event.
+    PerEvent,
+}
+
 /// A feature group.
 #[derive(Clone, Debug)]
 pub struct GroupDef {
@@ -184,6 +195,8 @@ pub struct GroupDef {
     pub filter: Option<ExprText>,
     /// See [`NowRule`].
     pub now: NowRule,
+    /// See [`EmitRule`].
+    pub emit: EmitRule,
     /// How far back reads may go.
     pub history: Millis,
     /// Its features.

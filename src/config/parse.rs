@@ -5,8 +5,8 @@ use jiff::tz::TimeZone;
 use crate::model::{ScalarType, key::KEY_BYTES_MAX, time};
 
 use super::definitions::{
-    Definitions, EntityDef, EventTimeDef, ExprText, FieldDef, FieldOrigin, GroupDef, Named, NowRule,
-    OnDemandDef, RequestDef, SourceDef, TimeFormat,
+    Definitions, EmitRule, EntityDef, EventTimeDef, ExprText, FieldDef, FieldOrigin, GroupDef, Named,
+    NowRule, OnDemandDef, RequestDef, SourceDef, TimeFormat,
 };
 use super::parse_feature::{FEATURE_KEYS_COMMON, feature};
 use super::reader::{Fields, Mistakes, entries};
@@ -372,13 +372,14 @@ fn source_field(key: &Key, node: &Node, mistakes: &mut Mistakes) -> Option<Field
     Some(FieldDef { name: key.name.clone(), place: key.place, scalar: scalar?, origin })
 }
 
-const GROUP_KEYS: [&str; 12] = [
+const GROUP_KEYS: [&str; 13] = [
     "version",
     "entity",
     "source",
     "keys",
     "where",
     "now",
+    "emit",
     "history",
     "ttl",
     "features",
@@ -386,6 +387,11 @@ const GROUP_KEYS: [&str; 12] = [
     "description",
     "owner",
 ];
+
+fn emit(fields: &Fields<'_>, mistakes: &mut Mistakes) -> EmitRule {
+    let rules = [("none", EmitRule::Never), ("latest", EmitRule::Latest), ("per_event", EmitRule::PerEvent)];
+    fields.choice("emit", &rules, mistakes).unwrap_or(EmitRule::Never)
+}
 
 fn group(key: &Key, node: &Node, mistakes: &mut Mistakes) -> Option<GroupDef> {
     let what = format!("feature group `{}`", key.name);
@@ -444,6 +450,7 @@ fn group(key: &Key, node: &Node, mistakes: &mut Mistakes) -> Option<GroupDef> {
         now: fields
             .choice("now", &[("wall", NowRule::Wall), ("stream", NowRule::Stream)], mistakes)
             .unwrap_or(NowRule::Wall),
+        emit: emit(&fields, mistakes),
         history: fields.duration("history", mistakes).unwrap_or(time::HOUR),
         features,
         on_demand,

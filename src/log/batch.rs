@@ -1,7 +1,7 @@
 //! Records in batches, as the embedded log stores them.
 //!
-//! Version u8, log timestamp i64, count u32; then per record: optional key, optional value, number
-//! of headers u16, each a name and a value. A batch that came from elsewhere keeps offsets and
+//! Version u8, log timestamp i64, count u32; then per record: its own timestamp i64 (version 2 only),
+//! optional key, optional value, number of headers u16, each a name and a value. A batch that came from elsewhere keeps offsets and
 //! log timestamps of its records apart.
 
 use crate::codec::bytes::{Reader, put_bytes, put_optional_bytes};
@@ -9,6 +9,8 @@ use crate::error::{Error, Result};
 use crate::model::{Millis, Offset, Record};
 
 const VERSION: u8 = 1;
+/// Records say their times themselves.
+const VERSION_TIMED: u8 = 2;
 
 /// Consecutive records of a partition with one log timestamp.
 #[derive(Debug)]
@@ -66,7 +68,7 @@ impl LogBatch {
         let mut reader = Reader(&bytes);
         let head = (|| {
             let version = reader.u8()?;
-            (version == VERSION).then_some(())?;
+            matches!(version, VERSION | VERSION_TIMED).then_some(())?;
             Some((reader.i64()?, reader.u32()?))
         })();
         let (time, count) = head.ok_or_else(|| Error::corrupted("a batch of the log is unreadable"))?;
@@ -79,6 +81,11 @@ impl LogBatch {
         last.map_or(self.base + u64::from(self.count), |(offset, _)| offset + 1)
     }
 
+    /// Whether its records say their times themselves, rather than being given the log's.
+    pub fn is_timed(&self) -> bool {
+        self.bytes[0] == VERSION_TIMED
+    }
+
     /// Stored bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
@@ -87,7 +94,9 @@ impl LogBatch {
     /// The records, in order.
     pub fn records(&self) -> impl Iterator<Item = RecordView<'_>> {
         let mut reader = Reader(&self.bytes[HEAD_BYTES..]);
+        let is_timed = self.is_timed();
         (0..u64::from(self.count)).map_while(move |i| {
+            let own_time = if is_timed { Some(reader.i64()?) } else { None };
             let key = reader.optional_bytes()?;
             let value = reader.optional_bytes()?;
             let header_count = reader.u16()?;
@@ -99,6 +108,7 @@ impl LogBatch {
             let headers = &all[..all.len() - reader.0.len()];
             let (offset, time) =
                 self.places.as_ref().map_or((self.base + i, self.time), |places| places[i as usize]);
+            let time = own_time.unwrap_or(time);
             Some(RecordView { offset, time, key, value, headers, header_count })
         })
     }
@@ -131,6 +141,13 @@ impl BatchBuilder {
             put_bytes(&mut self.bytes, value);
         }
         self.count += 1;
+    }
+
+    /// Adds a record that says its time. All of a batch do, or none.
+    fn push_at(&mut self, time: Millis, key: Option<&[u8]>, value: Option<&[u8]>) {
+        self.bytes[0] = VERSION_TIMED;
+        self.bytes.extend(time.to_le_bytes());
+        self.push(key, value, &[]);
     }
 
     fn len(&self) -> usize {
@@ -200,6 +217,19 @@ impl Append {
 
     /// Adds a record behind the others of its partition.
     pub fn push(&mut self, partition: u32, key: Option<&[u8]>, value: Option<&[u8]>, headers: &[Header]) {
+        if let Some(builder) = self.builder(partition) {
+            builder.push(key, value, headers);
+        }
+    }
+
+    /// Adds a record that says its own time. Nothing else may be pushed with it.
+    pub fn push_at(&mut self, partition: u32, time: Millis, key: &[u8], value: &[u8]) {
+        if let Some(builder) = self.builder(partition) {
+            builder.push_at(time, Some(key), Some(value));
+        }
+    }
+
+    fn builder(&mut self, partition: u32) -> Option<&mut BatchBuilder> {
         let index = match self.partitions.iter().position(|(p, _)| *p == partition) {
             Some(index) => index,
             None => {
@@ -211,9 +241,7 @@ impl Append {
         if builders.last().is_none_or(|b| b.len() >= BATCH_BYTES) {
             builders.push(BatchBuilder::default());
         }
-        if let Some(builder) = builders.last_mut() {
-            builder.push(key, value, headers);
-        }
+        builders.last_mut()
     }
 
     /// Adds a record.

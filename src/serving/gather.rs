@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cluster::{Cluster, Endpoint};
-use super::compute::cell;
 use super::lookup::{Columns, Lookup, LookupRequest, PartitionAnswer};
 use super::owned::Owned;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::key::{KEY_BYTES_MAX, KeyPart, record_key};
 use crate::model::{Millis, Value, partition_of};
-use crate::task::{Status as TaskStatus, Task, UnitAnswer, UnitRead};
+use crate::task::{Status as TaskStatus, Task, UnitAnswer, UnitRead, cell};
 use crate::topology::Group;
 
 /// The wait for positions when the request names none.

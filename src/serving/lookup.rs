@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::catalog::{Needs, Wanted, resolve};
-use super::compute::{Cell, Status, degraded, on_demand};
+use super::compute::{Cell, Status, on_demand};
 use super::view::View;
 use crate::config::definitions::NowRule;
 use crate::error::{Error, ErrorKind, Result};
 use crate::expr::Val;
 use crate::model::names::nearest;
 use crate::model::{Millis, Positions, ScalarType, Value};
+use crate::task::degraded;
 use crate::topology::Input;
 
 /// What is asked.

@@ -74,6 +74,7 @@ impl Runner {
         let mut rows = sweep;
         let due = self.capture(&mut rows, now, everything);
         let barrier = self.next_barrier();
+        self.emit_latest()?;
         let mut appends: Vec<Append> = self.outputs.drain().map(|(_, append)| append).collect();
         self.add_markers(&mut appends);
         let is_turn =

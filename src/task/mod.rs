@@ -4,8 +4,10 @@
 //! repartitioned group. A worker owns its [`Runner`]; readers share its [`Task`].
 
 mod barrier;
+mod cell;
 mod commit;
 mod dead_letter;
+mod emit;
 mod follow;
 mod follower;
 mod lease;
@@ -32,6 +34,7 @@ use crate::state::{SharedStore, UnitCache, UnitRules};
 use crate::topology::{Group, Source};
 
 pub use barrier::{Barrier, txn_id_of};
+pub use cell::{Cell, CellStatus, cell, degraded};
 pub use commit::PendingCommit;
 pub use follow::Adoption;
 pub use follower::Follower;

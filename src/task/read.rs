@@ -157,7 +157,13 @@ impl Task {
         Ok(Some(Found::Done(UnitAnswer { is_cached, ..answer })))
     }
 
-    fn answer(&self, to: &TaskGroup, unit: &Unit, prefix: &[u8], read: &UnitRead<'_>) -> Result<UnitAnswer> {
+    pub(super) fn answer(
+        &self,
+        to: &TaskGroup,
+        unit: &Unit,
+        prefix: &[u8],
+        read: &UnitRead<'_>,
+    ) -> Result<UnitAnswer> {
         let rows = StoredRows { store: &*self.store, prefix };
         let view = UnitView { unit, layout: &to.group.layout, rows: &rows };
         let newest = view.newest_at(read.now)?;

@@ -1,6 +1,6 @@
 //! The worker's side of a task: reads its input, judges, applies. Commits are in `commit`.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use super::{Contained, GroupCounts, SourceProgress, Status, Task, TaskInput};
 use crate::clock::Clock;
 use crate::codec::Reason;
 use crate::codec::repartition::{Routed, RoutedEvent, decode as decode_routed};
+use crate::config::definitions::EmitRule;
 use crate::error::{Error, Result};
 use crate::fault::crash_point;
 use crate::log::{Append, Log, LogBatch, RecordView, ResumePoint, Session};
@@ -96,6 +97,8 @@ pub struct Runner {
     pub(super) sweep_from: Vec<u8>,
     pub(super) swept_at: Instant,
     ready: Vec<Ready>,
+    /// Units of groups that emit their latest state, as (group, place in the cache).
+    pub(super) changed: BTreeSet<(usize, u32)>,
     /// What lies behind is not to be applied yet.
     pub(super) limit: Offset,
     used: usize,
@@ -138,6 +141,7 @@ impl Runner {
             sweep_from: Vec::new(),
             swept_at: Instant::now(),
             ready: Vec::new(),
+            changed: BTreeSet::new(),
             limit: Offset::MAX,
             used: 0,
             dead_letter_partitions,
@@ -380,7 +384,8 @@ impl Runner {
         let mut loaded = self.load_missing()?;
         let since = Instant::now();
         let mut state = task.state.write();
-        for ready in &self.ready[..self.used] {
+        let all = std::mem::take(&mut self.ready);
+        for ready in &all[..self.used] {
             let to = &task.groups[ready.slot];
             let layout = &to.group.layout;
             // Nothing is evicted between the look and here.
@@ -411,12 +416,20 @@ impl Runner {
             }
             if ready.offset >= self.committed {
                 match outcome {
-                    Outcome::Applied => self.groups[ready.slot].applied += 1,
+                    Outcome::Applied => {
+                        self.groups[ready.slot].applied += 1;
+                        if to.group.emit != EmitRule::Never {
+                            let now = ready.event.get(layout, 0).time();
+                            let stream_time = ready.stream_time.max(ready.advance);
+                            self.emit(&state, (ready.slot, slot), &ready.prefix, (now, stream_time))?;
+                        }
+                    }
                     Outcome::Duplicate => self.groups[ready.slot].duplicate += 1,
                     Outcome::Skipped => {}
                 }
             }
         }
+        self.ready = all;
         self.used = 0;
         if state.cache.bytes() > self.options.cache_bytes {
             state.cache.evict(self.options.cache_bytes);

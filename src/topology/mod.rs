@@ -11,7 +11,7 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 
 use crate::config::DefinitionFiles;
-use crate::config::definitions::{Definitions, EntityDef, NowRule, RequestDef};
+use crate::config::definitions::{Definitions, EmitRule, EntityDef, NowRule, RequestDef};
 use crate::config::reader::Mistakes;
 use crate::config::yaml::Mistake;
 use crate::expr::Expr;
@@ -130,6 +130,8 @@ pub struct Group {
     pub version: u32,
     /// Index of its entity.
     pub entity: usize,
+    /// Names of the parts of its entity's key.
+    pub key_names: Vec<String>,
     /// Types of the parts of its entity's key.
     pub key_types: Vec<ScalarType>,
     /// Variables that are the parts of its entity's key.
@@ -142,6 +144,8 @@ pub struct Group {
     pub filter: Option<Expr>,
     /// What `now` is when a read does not say.
     pub now: NowRule,
+    /// What goes to its feature topic.
+    pub emit: EmitRule,
     /// How far back reads may go.
     pub history: Millis,
     /// The longest that a feature looks back; `None`: without end.
@@ -256,6 +260,11 @@ impl Group {
     /// The topic of a group that does not read its source itself.
     pub fn repartition_topic(&self, app: &str) -> String {
         format!("{app}-{}-v{}-repartition", self.name, self.version)
+    }
+
+    /// The topic that its features go to, if they do.
+    pub fn feature_topic(&self, app: &str) -> Option<String> {
+        (self.emit != EmitRule::Never).then(|| format!("{app}-{}-features", self.name))
     }
 
     /// A number that changes whenever the stored rows would mean something else.

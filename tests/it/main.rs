@@ -6,6 +6,7 @@ mod broker;
 mod cluster;
 mod crash;
 mod definitions;
+mod emit;
 mod exactness;
 mod examples;
 mod faults;

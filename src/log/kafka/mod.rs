@@ -201,6 +201,7 @@ where
             let mut message = BaseRecord::with_opaque_to(&append.topic, opaque()).partition(partition as i32);
             message.key = record.key;
             message.payload = record.value;
+            message.timestamp = batch.is_timed().then_some(record.time);
             if !headers.is_empty() {
                 let mut owned = OwnedHeaders::new_with_capacity(headers.len());
                 for (key, value) in &headers {

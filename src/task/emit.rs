@@ -1,0 +1,120 @@
+//! Feature topics (SEMANTICS §10): what a group's events make of its features, as records.
+
+use serde_json::{Map, Value as Json, json};
+
+use super::read::UnitRead;
+use super::runner::Runner;
+use super::{Task, TaskState, UnitAnswer, cell};
+use crate::config::definitions::EmitRule;
+use crate::error::Result;
+use crate::log::Append;
+use crate::model::key::decode_parts;
+use crate::model::{Millis, Value, partition_of, time};
+use crate::state::{Unit, split_key};
+
+/// Whoever reads a key's features apart from a group's key types would not find the partition.
+const KEY_SEPARATOR: &str = "\u{1f}";
+
+impl Task {
+    /// Key and value of the record of a unit as of `now`.
+    fn feature_record(
+        &self,
+        slot: usize,
+        prefix: &[u8],
+        unit: &Unit,
+        stream_time: Option<Millis>,
+        now: Millis,
+    ) -> Result<(Vec<u8>, Vec<u8>)> {
+        let to = &self.groups[slot];
+        let group = &to.group;
+        let all: Vec<usize> = (0..group.features.len()).collect();
+        let read = UnitRead { slot, entity: &[], features: &all, now };
+        let oldest = stream_time.map(|t| t.saturating_sub(group.history));
+        let answer = if oldest.is_some_and(|oldest| now < oldest) {
+            UnitAnswer { is_out_of_range: true, ..UnitAnswer::default() }
+        } else {
+            self.answer(to, unit, prefix, &read)?
+        };
+        let features: Map<String, Json> = group
+            .features
+            .iter()
+            .enumerate()
+            .map(|(i, f)| (f.name.clone(), cell(f, &answer, answer.answers.get(i), now).value.to_json()))
+            .collect();
+        let parts = split_key(prefix).and_then(|(_, entity)| decode_parts(entity, &group.key_types));
+        let parts: Vec<Value> = parts.unwrap_or_default();
+        let mut record: Map<String, Json> =
+            group.key_names.iter().cloned().zip(parts.iter().map(Value::to_json)).collect();
+        record.insert("as_of".to_owned(), Json::from(time::format_rfc3339(now)));
+        record.insert("features".to_owned(), json!(features));
+        let key = parts.iter().map(Value::plain_text).collect::<Vec<_>>().join(KEY_SEPARATOR);
+        Ok((key.into_bytes(), Json::Object(record).to_string().into_bytes()))
+    }
+}
+
+impl Runner {
+    /// Notes that a new event at `now`, with which its source stands at `stream_time`, has changed the
+    /// unit in `cached`: its record as of then goes out with the next commit, or its newest state.
+    pub(super) fn emit(
+        &mut self,
+        state: &TaskState,
+        (slot, cached): (usize, u32),
+        prefix: &[u8],
+        (now, stream_time): (Millis, Millis),
+    ) -> Result<()> {
+        let task = self.task.clone();
+        let group = &task.groups[slot].group;
+        match group.emit {
+            EmitRule::Never => Ok(()),
+            EmitRule::Latest => {
+                self.changed.insert((slot, cached));
+                Ok(())
+            }
+            EmitRule::PerEvent => {
+                let unit = &state.cache.slot(cached).unit;
+                let (key, value) = task.feature_record(slot, prefix, unit, Some(stream_time), now)?;
+                self.push_features(slot, now, &key, &value);
+                Ok(())
+            }
+        }
+    }
+
+    /// Records of units that have changed since the last commit, as of now. They are in memory: what
+    /// has changed since the last commit is dirty.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub(super) fn emit_latest(&mut self) -> Result<()> {
+        if self.changed.is_empty() {
+            return Ok(());
+        }
+        let task = self.task.clone();
+        let changed = std::mem::take(&mut self.changed);
+        let state = task.state.read();
+        for (slot, cached) in changed {
+            let Some(now) = self.stream_time_of(slot) else { continue };
+            let one = state.cache.slot(cached);
+            let (key, value) = task.feature_record(slot, &one.key, &one.unit, Some(now), now)?;
+            self.push_features(slot, now, &key, &value);
+        }
+        Ok(())
+    }
+
+    fn stream_time_of(&self, slot: usize) -> Option<Millis> {
+        let source = self.task.groups[slot].group.source.index;
+        match &self.task.input {
+            super::TaskInput::Topic { sources } => {
+                let at = sources.iter().position(|s| s.index == source)?;
+                self.sources[at].stream_time
+            }
+            super::TaskInput::Repartition => self.vector.values().filter_map(|c| c.stream_time).max(),
+        }
+    }
+
+    fn push_features(&mut self, slot: usize, now: Millis, key: &[u8], value: &[u8]) {
+        let Some(topic) = self.task.groups[slot].group.feature_topic(&self.options.app) else { return };
+        let partition = partition_of(key, self.log.partitions(&topic).unwrap_or(1));
+        let append = self.outputs.entry(topic).or_insert_with_key(|topic| Append::to(topic));
+        append.push_at(partition, now, key, value);
+    }
+}

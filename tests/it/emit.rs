@@ -1,0 +1,130 @@
+//! Feature topics: what they hold is what a reader would have been told, once per event.
+
+use std::collections::BTreeMap;
+
+use rdkafka::message::Message;
+use serde_json::{Value as Json, json};
+
+use crate::broker::{Broker, send};
+use crate::crash::{batch, kill_by_id, random};
+use crate::harness::{Engine, Place, get};
+use crate::kafka::records;
+
+const PARTITIONS: u32 = 3;
+
+fn definitions(emit: &str) -> String {
+    crate::crash::DEFINITIONS
+        .replace("    entity: user\n", &format!("    entity: user\n    emit: {emit}\n"))
+        .replace("    entity: shop\n", &format!("    entity: shop\n    emit: {emit}\n"))
+}
+
+/// Records of a topic of the embedded log: key and value.
+fn embedded(engine: &Engine, topic: &str) -> Vec<(String, String, Json)> {
+    let mut all = Vec::new();
+    for partition in 0..PARTITIONS {
+        let (status, records) =
+            get(&format!("{}/v1/inspect/log/{topic}/{partition}/0/100000", engine.operate));
+        assert_eq!(status, 200, "{records}");
+        for record in records.as_array().expect("a list") {
+            let text = |key: &str| record[key].as_str().expect("text").to_owned();
+            all.push((text("key"), text("timestamp"), serde_json::from_str(&text("value")).expect("JSON")));
+        }
+    }
+    all
+}
+
+/// Every record is what a lookup at its time says now: for the newest record of each entity and time.
+fn check(engine: &Engine, group: &str, key: &str, records: &[(String, String, Json)]) {
+    let mut newest: BTreeMap<&str, &(String, String, Json)> = BTreeMap::new();
+    for record in records {
+        assert_eq!(record.2["as_of"], record.1.as_str(), "its time is its as_of");
+        assert_eq!(record.2[key], record.0.as_str());
+        newest.insert(&record.0, record);
+    }
+    for (entity, (_, as_of, value)) in newest {
+        let features = value["features"].as_object().expect("features");
+        let names: Vec<String> = features.keys().map(|f| format!("{group}:{f}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let found = engine.values(&names, json!({ key: [entity] }), as_of, &json!({}));
+        for (name, wanted) in features {
+            assert_eq!(found[name][0], *wanted, "{group}:{name} of {entity} at {as_of}");
+        }
+    }
+}
+
+#[test]
+fn latest_features_are_those_of_a_lookup() {
+    let more = format!("commit_interval: 20ms\nlog: {{ embedded: {{ partitions: {PARTITIONS} }} }}");
+    let place = Place::new(&definitions("latest"), &more);
+    let engine = place.start();
+    for number in 0..10 {
+        engine.append("payments", &batch(number));
+    }
+    let stats = engine.settled_stats();
+    for (group, key) in [("by_user", "user_id"), ("by_shop", "shop")] {
+        let records = embedded(&engine, &format!("test-{group}-features"));
+        check(&engine, group, key, &records);
+        let keys: std::collections::BTreeSet<&str> = records.iter().map(|r| r.0.as_str()).collect();
+        assert_eq!(stats["groups"][group]["entities"], keys.len());
+    }
+    engine.stop();
+}
+
+#[test]
+fn every_event_is_emitted_once_on_either_log() {
+    let batches = 18;
+    let quick = "checkpoint_interval: 300ms\ncommit_interval: 20ms";
+    let calm = Place::new(
+        &definitions("per_event"),
+        &format!("{quick}\nlog: {{ embedded: {{ partitions: {PARTITIONS} }} }}"),
+    );
+    let engine = calm.start();
+    for number in 0..batches {
+        engine.append("payments", &batch(number));
+    }
+    let stats = engine.settled_stats();
+    let wanted = embedded(&engine, "test-by_user-features");
+    assert_eq!(stats["groups"]["by_user"]["applied"], wanted.len());
+    let shops = embedded(&engine, "test-by_shop-features");
+    assert_eq!(stats["groups"]["by_shop"]["applied"], shops.len());
+    engine.stop();
+
+    // On Kafka, killed again and again: the same records, in the same order by entity.
+    let broker = Broker::start();
+    let place = Place::new(&definitions("per_event"), &format!("{quick}\n{}", broker.log(PARTITIONS)));
+    let mut engine = place.start();
+    let producer = broker.producer();
+    for number in 0..batches {
+        send(&producer, "payments", &records(number, PARTITIONS));
+        if number % 6 == 5 {
+            std::thread::sleep(std::time::Duration::from_micros(random(number) % 300_000));
+            kill_by_id(&engine);
+            engine.kill();
+            engine = place.start();
+        }
+    }
+    assert_eq!(engine.settled_stats()["groups"]["by_user"]["applied"], wanted.len());
+    engine.stop();
+    let by_entity = |records: &[(String, String, Json)]| {
+        let mut by: BTreeMap<String, Vec<Json>> = BTreeMap::new();
+        for (key, _, value) in records {
+            by.entry(key.clone()).or_default().push(value.clone());
+        }
+        by
+    };
+    let found: Vec<(String, String, Json)> = broker
+        .read("test-by_user-features")
+        .iter()
+        .map(|m| {
+            let key = String::from_utf8_lossy(m.key().expect("a key")).into_owned();
+            let time = m.timestamp().to_millis().expect("a time");
+            let time = jiff::Timestamp::from_millisecond(time).expect("in range").to_string();
+            (key, time, serde_json::from_slice(m.payload().expect("a value")).expect("JSON"))
+        })
+        .collect();
+    for (_, time, value) in &found {
+        assert_eq!(value["as_of"], time.as_str());
+    }
+    assert_eq!(by_entity(&found), by_entity(&wanted));
+    assert_eq!(broker.read("test-by_shop-features").len(), shops.len());
+}
