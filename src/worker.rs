@@ -49,6 +49,8 @@ pub struct WorkerOptions {
     pub commit_interval: Duration,
     /// Figures.
     pub metrics: Arc<Metrics>,
+    /// Renewed at every turn: who stands still is not alive.
+    pub pulse: Arc<Lease>,
     /// Asks it to finish.
     pub stop: Arc<AtomicBool>,
 }
@@ -93,6 +95,7 @@ struct Loop {
     lease: Option<Arc<Lease>>,
     commit_interval: Duration,
     metrics: Arc<Metrics>,
+    pulse: Arc<Lease>,
     stop: Arc<AtomicBool>,
     /// Inputs that are the worker's, on a log that gives and takes them.
     owned: Vec<(String, u32)>,
@@ -103,9 +106,22 @@ struct Loop {
 
 impl Loop {
     fn new(options: WorkerOptions) -> Self {
-        let WorkerOptions { runners, session, host, lease, commit_interval, metrics, stop, .. } = options;
+        let WorkerOptions { runners, session, host, lease, commit_interval, metrics, pulse, stop, .. } =
+            options;
         let (owned, taken_over, aborted) = (Vec::new(), unbounded(), None);
-        Self { runners, session, host, lease, commit_interval, metrics, stop, owned, taken_over, aborted }
+        Self {
+            runners,
+            session,
+            host,
+            lease,
+            commit_interval,
+            metrics,
+            pulse,
+            stop,
+            owned,
+            taken_over,
+            aborted,
+        }
     }
 
     /// 1 wait for records and changes of ownership, 2 apply records, 3 commit when it is time or
@@ -114,6 +130,7 @@ impl Loop {
         let mut committed_at = Instant::now();
         let mut patience = Duration::ZERO;
         while !self.stop.load(Ordering::Acquire) {
+            self.pulse.renew();
             if !self.renew_lease() {
                 continue;
             }

@@ -84,8 +84,8 @@ pub(super) fn start(parts: Parts, hold: File) -> Result<Engine> {
         log.create_topic(&topic, settings.partitions)?;
     }
     let tasks = open_tasks(&parts.topology, settings, &|topic, p| parts.open_store(topic, p))?;
-    let workers = start_workers(&parts, &tasks, &embedded)?;
     let view = parts.view(&log);
+    let workers = start_workers(&parts, &view, &tasks, &embedded)?;
     view.set_tasks(tasks);
     let stop = Arc::new(AtomicBool::new(false));
     let housekeeper = Housekeeper {
@@ -126,7 +126,12 @@ fn open_tasks(
     Ok(tasks)
 }
 
-fn start_workers(parts: &Parts, tasks: &[Arc<Task>], log: &Arc<EmbeddedLog>) -> Result<Vec<Worker>> {
+fn start_workers(
+    parts: &Parts,
+    view: &View,
+    tasks: &[Arc<Task>],
+    log: &Arc<EmbeddedLog>,
+) -> Result<Vec<Worker>> {
     let with_units = tasks.iter().filter(|t| t.groups.iter().any(|g| g.is_local)).count();
     let options = parts.runner_options(with_units, false);
     let count = parts.workers(tasks.len());
@@ -149,6 +154,7 @@ fn start_workers(parts: &Parts, tasks: &[Arc<Task>], log: &Arc<EmbeddedLog>) -> 
                 lease: None,
                 commit_interval: parts.settings.commit_interval,
                 metrics: Arc::clone(&parts.metrics),
+                pulse: view.new_pulse(),
                 stop: Arc::new(AtomicBool::new(false)),
             })
         })

@@ -142,6 +142,7 @@ impl Node {
             lease: Some(lease),
             commit_interval: self.parts.settings.commit_interval,
             metrics: Arc::clone(&self.parts.metrics),
+            pulse: self.view.new_pulse(),
             stop: Arc::new(AtomicBool::new(false)),
         })?;
         Ok((worker, is_open))

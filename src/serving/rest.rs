@@ -281,8 +281,12 @@ async fn startupz(State(shared): State<Shared>) -> Result<Response> {
     Ok((StatusCode::OK, "started\n").into_response())
 }
 
-async fn livez() -> &'static str {
-    "alive\n"
+/// Alive is who makes progress, and who is still starting.
+async fn livez(State(shared): State<Shared>) -> Result<&'static str> {
+    if let Ok(view) = shared.view() {
+        view.check_alive()?;
+    }
+    Ok("alive\n")
 }
 
 async fn readyz(State(shared): State<Shared>) -> Result<Response> {

@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Append, Log};
 use crate::model::names::nearest;
 use crate::model::{Millis, Positions, partition_of};
-use crate::task::{Status, Task, TaskInput};
+use crate::task::{Lease, Status, Task, TaskInput};
 use crate::telemetry::Metrics;
 use crate::topology::{Group, Topology};
 
@@ -31,6 +31,9 @@ pub struct Limits {
     /// Requests at once.
     pub in_flight: usize,
 }
+
+/// A worker that makes no turn for so long is not alive. Brokers that are away hold it up for less.
+const STILL_MAX: Duration = Duration::from_secs(300);
 
 /// What serving sees of the engine.
 pub struct View {
@@ -52,6 +55,8 @@ pub struct View {
     pub metrics: Arc<Metrics>,
     /// Number of partitions by group.
     partitions: Vec<u32>,
+    /// Pulses of the workers.
+    pulses: RwLock<Vec<Arc<Lease>>>,
     /// The other nodes, on a log that several share.
     cluster: OnceLock<Arc<Cluster>>,
     keys: HashMap<String, Option<KeyReader>>,
@@ -87,6 +92,7 @@ impl View {
             limits,
             metrics,
             partitions,
+            pulses: RwLock::default(),
             cluster: OnceLock::new(),
             keys,
         };
@@ -180,6 +186,28 @@ impl View {
                 Ok(greatest.max(cluster.stream_time(&group.source.name, partitions)?))
             }
             _ => Ok(greatest),
+        }
+    }
+
+    /// A pulse for one more worker.
+    pub fn new_pulse(&self) -> Arc<Lease> {
+        let pulse = Arc::new(Lease::new(STILL_MAX));
+        self.pulses.write().push(Arc::clone(&pulse));
+        pulse
+    }
+
+    /// Whether every worker goes on.
+    ///
+    /// # Errors
+    /// One has stood still for minutes.
+    pub fn check_alive(&self) -> Result<()> {
+        let pulses = self.pulses.read();
+        match pulses.iter().find(|p| !p.is_valid()) {
+            Some(still) => {
+                let message = format!("a worker has stood still for {:?}", still.age());
+                Err(Error::unavailable(message).with_hint("its log says on what; a restart loses nothing"))
+            }
+            None => Ok(()),
         }
     }
 

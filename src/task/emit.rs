@@ -5,12 +5,12 @@ use serde_json::{Map, Value as Json, json};
 use super::read::UnitRead;
 use super::runner::Runner;
 use super::{Task, TaskState, UnitAnswer, cell};
-use crate::config::definitions::EmitRule;
 use crate::error::Result;
 use crate::log::Append;
 use crate::model::key::decode_parts;
 use crate::model::{Millis, Value, partition_of, time};
 use crate::state::{Unit, split_key};
+use crate::topology::EmitRule;
 
 /// Whoever reads a key's features apart from a group's key types would not find the partition.
 const KEY_SEPARATOR: &str = "\u{1f}";

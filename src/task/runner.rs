@@ -11,19 +11,23 @@ use super::{Contained, GroupCounts, SourceProgress, Status, Task, TaskInput};
 use crate::clock::Clock;
 use crate::codec::Reason;
 use crate::codec::repartition::{Routed, RoutedEvent, decode as decode_routed};
-use crate::config::definitions::EmitRule;
 use crate::error::{Error, Result};
 use crate::fault::crash_point;
 use crate::log::{Append, Log, LogBatch, RecordView, ResumePoint, Session};
-use crate::model::{Millis, Offset, partition_of};
+use crate::model::key::decode_parts;
+use crate::model::{Millis, Offset, Value, partition_of};
 use crate::operator::EventBuf;
-use crate::state::{Arrival, Outcome, StoredRows, Unit, head_key, unit_prefix};
+use crate::state::{Arrival, Outcome, StoredRows, Unit, head_key, split_key, unit_prefix};
 use crate::telemetry::Metrics;
+use crate::topology::EmitRule;
 
 /// Bytes of input that one step reads.
 const STEP_BYTES: usize = 1 << 20;
 /// Records that are applied under one lock: readers wait no longer than these take.
 const CHUNK: usize = 128;
+/// Records whose place is checked after a takeover, and the distance of those behind.
+const CHECK_FIRST: Offset = 1000;
+const CHECK_EVERY: Offset = 64;
 
 /// Settings of a task's work.
 #[derive(Clone)]
@@ -97,6 +101,8 @@ pub struct Runner {
     pub(super) sweep_from: Vec<u8>,
     pub(super) swept_at: Instant,
     ready: Vec<Ready>,
+    /// Every record below is checked for its place; behind, some.
+    checked_until: Offset,
     /// Units of groups that emit their latest state, as (group, place in the cache).
     pub(super) changed: BTreeSet<(usize, u32)>,
     /// What lies behind is not to be applied yet.
@@ -141,6 +147,7 @@ impl Runner {
             sweep_from: Vec::new(),
             swept_at: Instant::now(),
             ready: Vec::new(),
+            checked_until: 0,
             changed: BTreeSet::new(),
             limit: Offset::MAX,
             used: 0,
@@ -150,6 +157,7 @@ impl Runner {
             options,
         };
         runner.restore(from)?;
+        runner.checked_until = runner.position + CHECK_FIRST;
         Ok(runner)
     }
 
@@ -314,6 +322,9 @@ impl Runner {
                 Projection::Filtered if is_new => self.groups[slot].filtered += 1,
                 Projection::NoEntity | Projection::Filtered => {}
                 Projection::Projected if to.is_local => {
+                    if offset < self.checked_until || offset % CHECK_EVERY == 0 {
+                        self.check_place(slot, offset);
+                    }
                     let mut projector = std::mem::take(&mut self.projector);
                     let ready = self.next_ready();
                     ready.slot = slot;
@@ -342,6 +353,27 @@ impl Runner {
                 }
                 Projection::Projected => {}
             }
+        }
+    }
+
+    /// Says so when the producer of a topic places keys elsewhere than readers look for them.
+    fn check_place(&self, slot: usize, offset: Offset) {
+        let group = &self.task.groups[slot].group;
+        let prefix = &self.projector.prefix;
+        let Some(parts) = split_key(prefix).and_then(|(_, e)| decode_parts(e, &group.key_types)) else {
+            return;
+        };
+        let key = parts.iter().map(Value::plain_text).collect::<Vec<_>>().join("\u{1f}");
+        let count = self.log.partitions(&self.task.topic).unwrap_or(1);
+        let wanted = partition_of(key.as_bytes(), count);
+        if wanted != self.task.partition {
+            self.options.metrics.misplaced(&self.task.topic);
+            tracing::error!(
+                "offset {offset} of {}: key `{key}` belongs to partition {wanted} of {count}: its producer does not \
+                 use Kafka's default partitioner on the key of source `{}`; lookups of it will not find it",
+                self.task.name,
+                group.source.name
+            );
         }
     }
 

@@ -25,6 +25,7 @@ pub struct Metrics {
     commit_latency: Histogram,
     commits: Family<Labels, Counter>,
     rebalances: Family<Labels, Counter>,
+    misplaced: Family<Labels, Counter>,
     hits: AtomicU64,
     misses: AtomicU64,
     hit_ratio: Gauge<f64, AtomicU64>,
@@ -44,6 +45,9 @@ impl Default for Metrics {
         recovery.register("commit_latency_seconds", "Time of a commit's transaction", commit_latency.clone());
         recovery.register("commits", "Commits by outcome", commits.clone());
         recovery.register("rebalances", "Changes of ownership by kind", rebalances.clone());
+        let misplaced = Family::<Labels, Counter>::default();
+        let help = "Records found in another partition than their key's, of those that were checked";
+        recovery.register("misplaced_records", help, misplaced.clone());
         let hit_ratio = Gauge::<f64, AtomicU64>::default();
         registry.register("feature_read_latency_seconds", "Time to answer a lookup", metrics.0.clone());
         registry.register(
@@ -73,6 +77,7 @@ impl Default for Metrics {
             commit_latency,
             commits,
             rebalances,
+            misplaced,
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             hit_ratio,
@@ -118,6 +123,11 @@ impl Metrics {
     /// Counts a change of ownership.
     pub fn rebalance(&self, kind: &str) {
         self.rebalances.get_or_create(&vec![("kind".to_owned(), kind.to_owned())]).inc();
+    }
+
+    /// Counts a record whose key belongs to another partition.
+    pub fn misplaced(&self, topic: &str) {
+        self.misplaced.get_or_create(&vec![("topic".to_owned(), topic.to_owned())]).inc();
     }
 
     /// Counts a read of an entity.

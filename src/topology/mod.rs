@@ -11,12 +11,14 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 
 use crate::config::DefinitionFiles;
-use crate::config::definitions::{Definitions, EmitRule, EntityDef, NowRule, RequestDef};
+use crate::config::definitions::{Definitions, EntityDef, NowRule, RequestDef};
 use crate::config::reader::Mistakes;
 use crate::config::yaml::Mistake;
 use crate::expr::Expr;
 use crate::model::{Millis, ScalarType, Type, Value};
 use crate::operator::{Feature, Layout};
+
+pub use crate::config::definitions::EmitRule;
 
 /// A validated plan of everything that is defined.
 #[derive(Debug, Default)]

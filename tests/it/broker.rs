@@ -41,11 +41,17 @@ impl Broker {
 
     /// Makes a topic.
     pub fn create(&self, topic: &str, partitions: u32) {
+        self.create_with(topic, partitions, "cleanup.policy=delete");
+    }
+
+    /// Makes a topic with a setting.
+    pub fn create_with(&self, topic: &str, partitions: u32, setting: &str) {
         use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.bootstrap);
         let admin: AdminClient<rdkafka::client::DefaultClientContext> = config.create().expect("a client");
-        let topic = NewTopic::new(topic, partitions as i32, TopicReplication::Fixed(-1));
+        let (name, value) = setting.split_once('=').expect("name=value");
+        let topic = NewTopic::new(topic, partitions as i32, TopicReplication::Fixed(-1)).set(name, value);
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         let made = runtime.block_on(admin.create_topics([&topic], &AdminOptions::new())).expect("an answer");
         assert!(made[0].is_ok(), "{made:?}");

@@ -148,3 +148,43 @@ fn the_log_is_a_matter_of_configuration() {
     }
     assert_eq!(answers[0], answers[1]);
 }
+
+#[test]
+fn topics_that_would_lose_state_and_keys_in_wrong_places_are_named() {
+    let broker = Broker::start();
+    // Placed at random rather than by key: seen, counted, named.
+    broker.create("payments", PARTITIONS);
+    let place = Place::new(DEFINITIONS, &broker.log(PARTITIONS));
+    let engine = place.start();
+    let producer = broker.producer();
+    let misplaced: Vec<(u32, Option<String>, String)> = records(0, PARTITIONS)
+        .into_iter()
+        .map(|(p, key, value)| ((p + 1) % PARTITIONS, key, value))
+        .collect();
+    send(&producer, "payments", &misplaced);
+    engine.settled_stats();
+    let agent = ureq::Agent::new_with_defaults();
+    let url = format!("{}/v1/metrics", engine.rest);
+    let metrics = agent.get(url).call().expect("an answer").body_mut().read_to_string().expect("text");
+    let count =
+        metrics.lines().find(|l| l.starts_with("thalweg_misplaced_records_total{")).expect("it is counted");
+    assert!(!count.ends_with(" 0"), "{count}");
+    assert_eq!(metrics.matches("# EOF").count(), 1);
+    engine.stop();
+    // A changelog that is not compacted, or has other partitions than its input.
+    for (app, settings, wrong) in
+        [("a", "cleanup.policy=delete", "cleanup.policy"), ("b", "cleanup.policy=compact", "partitions")]
+    {
+        let partitions = if app == "a" { PARTITIONS } else { PARTITIONS + 1 };
+        broker.create_with(&format!("{app}-payments-changelog"), partitions, settings);
+        let place = Place::new(DEFINITIONS, &broker.log(PARTITIONS));
+        let config = std::fs::read_to_string(place.config())
+            .expect("readable")
+            .replace("app: test", &format!("app: {app}"));
+        std::fs::write(place.config(), config).expect("writable");
+        let config = place.config();
+        let (code, _, log) = crate::harness::run(&["run", "--config", config.to_str().expect("UTF-8")], None);
+        assert_eq!(code, 3, "{log}");
+        assert!(log.contains(wrong) && log.contains("-payments-changelog"), "{log}");
+    }
+}

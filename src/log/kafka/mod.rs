@@ -130,7 +130,9 @@ impl KafkaLog {
     /// # Errors
     /// It cannot be made, or has another number of partitions.
     pub fn ensure_topic(&self, topic: &str, partitions: Option<u32>, kind: TopicKind) -> Result<u32> {
-        if self.fetch_partitions(topic)?.is_none() {
+        if self.fetch_partitions(topic)?.is_some() {
+            self.topics.check(topic, kind)?;
+        } else {
             let wanted = partitions.or(self.options.partitions).map_or(-1, |n| n as i32);
             self.topics.create(topic, wanted, kind)?;
         }

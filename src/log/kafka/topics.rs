@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
@@ -12,6 +12,9 @@ use crate::error::{Error, Result};
 use crate::model::Offset;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Settings without which records would be lost; the others only cost.
+const KEPT: [&str; 2] = ["cleanup.policy", "retention.ms"];
 
 /// What a topic is for, which decides about its settings (PROTOCOL §12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +75,35 @@ impl Topics {
                     return Err(Error::internal(format!("create topic `{name}`: {code}"))
                         .with_hint("create it by hand, or give the engine the right to"));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a topic whose settings would lose what it is for. Brokers that do not tell settings
+    /// are believed.
+    pub fn check(&self, name: &str, kind: TopicKind) -> Result<()> {
+        let wanted = kind.settings().iter().filter(|(key, _)| KEPT.contains(key));
+        let wanted: Vec<(&str, &str)> = wanted.copied().collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
+        let described = wait_for(self.admin.describe_configs([&ResourceSpecifier::Topic(name)], &options))?;
+        let described = match described.map(|mut all| all.pop()) {
+            Ok(Some(Ok(described))) => described,
+            other => {
+                tracing::warn!("settings of topic `{name}` cannot be checked: {other:?}");
+                return Ok(());
+            }
+        };
+        for (key, value) in wanted {
+            let found = described.get(key).and_then(|entry| entry.value.as_deref());
+            if found.is_some_and(|found| found != value) {
+                let message =
+                    format!("topic `{name}` has {key}={}, and {value} is needed", found.unwrap_or_default());
+                let hint = format!("kafka-configs --alter --topic {name} --add-config {key}={value}");
+                return Err(Error::invalid(message).with_hint(hint));
             }
         }
         Ok(())
