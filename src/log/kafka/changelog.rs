@@ -16,7 +16,9 @@ pub const BARRIER_KEY: &[u8] = b"m/barrier";
 
 /// Bytes of rows that go into the store at once.
 const CHUNK_BYTES: usize = 4 << 20;
-/// Longest silence of the brokers while there are records to come.
+/// Between two looks at whether transactions have ended.
+const STABLE_PAUSE: Duration = Duration::from_millis(20);
+/// Longest silence of the brokers while there are records to come, or are being decided about.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
 /// The changelog of the task that reads `topic`.
@@ -88,51 +90,85 @@ impl KafkaLog {
         if next >= goal {
             return Ok((next.max(position), 0));
         }
+        let mut records = 0;
+        loop {
+            // Asked first: an end that is met afterwards lies behind everything that is committed.
+            // One that was met while a transaction was open says nothing, once it is committed.
+            let is_stable = self.stable_end(&changelog, partition)? >= goal;
+            next = self.follow_to_end((&changelog, partition, next, goal), &mut records, following)?;
+            if is_stable {
+                break;
+            }
+            self.await_stable(&changelog, partition, goal)?;
+        }
+        (following.adopt)(&[], next.max(goal))?;
+        Ok((next.max(goal), records))
+    }
+
+    /// Reads from `next` to an end of the partition. Returns the position.
+    fn follow_to_end(
+        &self,
+        (changelog, partition, mut next, goal): (&str, u32, Offset, Offset),
+        records: &mut u64,
+        following: &mut Following<'_>,
+    ) -> Result<Offset> {
         let reader: BaseConsumer = self.options.reader().create().map_err(failed("follow a changelog"))?;
         let mut list = TopicPartitionList::new();
-        list.add_partition_offset(&changelog, partition as i32, KafkaOffset::Offset(next as i64))
+        list.add_partition_offset(changelog, partition as i32, KafkaOffset::Offset(next as i64))
+            .and_then(|()| reader.assign(&list))
             .map_err(failed("follow a changelog"))?;
-        reader.assign(&list).map_err(failed("follow a changelog"))?;
-        let (mut rows, mut bytes, mut records) = (Vec::new(), 0, 0);
+        let (mut rows, mut bytes) = (Vec::new(), 0);
         let mut heard_at = Instant::now();
         loop {
             match reader.poll(Duration::from_millis(100)) {
                 Some(Ok(message)) => {
                     heard_at = Instant::now();
                     next = message.offset() as Offset + 1;
-                    records += 1;
+                    *records += 1;
                     let key = message.key().unwrap_or_default().to_vec();
                     bytes += key.len() + message.payload_len();
                     rows.push((key, message.payload().map(<[u8]>::to_vec)));
                     if bytes >= CHUNK_BYTES {
                         (following.adopt)(&last_of_each(std::mem::take(&mut rows)), next)?;
-                        (following.progress)(records, next, goal);
+                        (following.progress)(*records, next, goal);
                         bytes = 0;
                     }
                 }
-                // The end of what is committed: all, if nothing is open below the goal.
-                Some(Err(KafkaError::PartitionEOF(_))) => {
-                    heard_at = Instant::now();
-                    if self.stable_end(&reader, &changelog, partition)? >= goal {
-                        break;
-                    }
-                }
+                Some(Err(KafkaError::PartitionEOF(_))) => break,
                 Some(Err(error)) => return Err(failed("follow a changelog")(error)),
                 None if heard_at.elapsed() > SILENCE_MAX => {
                     let message =
                         format!("{changelog}/{partition} has stood at {next} of {goal} for {SILENCE_MAX:?}");
-                    return Err(Error::unavailable(message)
-                        .with_hint(
-                        "a transaction is open there; if it stays, kafka-transactions (find-hanging, abort) ends it",
-                    ));
+                    return Err(Error::unavailable(message).with_hint("its leader does not answer"));
                 }
                 None => {}
             }
         }
-        let next = next.max(goal);
         (following.adopt)(&last_of_each(rows), next)?;
-        (following.progress)(records, next, goal);
-        Ok((next, records))
+        (following.progress)(*records, next, goal);
+        Ok(next)
+    }
+
+    /// Waits until no transaction is open below `goal`.
+    fn await_stable(&self, changelog: &str, partition: u32, goal: Offset) -> Result<()> {
+        let begun = Instant::now();
+        while self.stable_end(changelog, partition)? < goal {
+            if begun.elapsed() > SILENCE_MAX {
+                let message = format!(
+                    "a transaction has been open on {changelog}/{partition} for {SILENCE_MAX:?}, below {goal}"
+                );
+                return Err(Error::unavailable(message)
+                    .with_hint("if it stays, kafka-transactions (find-hanging, abort) ends it"));
+            }
+            std::thread::sleep(STABLE_PAUSE);
+        }
+        Ok(())
+    }
+
+    /// Offset below which no transaction is open.
+    fn stable_end(&self, topic: &str, partition: u32) -> Result<Offset> {
+        let marks = self.stable_probe.fetch_watermarks(topic, partition as i32, TIMEOUT);
+        Ok(marks.map_err(failed("read the end of a changelog"))?.1.max(0) as Offset)
     }
 
     /// First and next offset of the changelog of the task on `partition` of `topic`.
@@ -152,30 +188,37 @@ impl KafkaLog {
         self.ensure_topic(&changelog, Some(partitions), TopicKind::Changelog).map(drop)
     }
 
-    /// Offset below which no transaction is open.
-    fn stable_end(&self, reader: &BaseConsumer, topic: &str, partition: u32) -> Result<Offset> {
-        let marks = reader.fetch_watermarks(topic, partition as i32, TIMEOUT);
-        Ok(marks.map_err(failed("read the end of a changelog"))?.1.max(0) as Offset)
-    }
-
     /// What is committed for the task on `partition` of `topic`.
     ///
     /// # Errors
     /// The brokers do not answer.
     pub fn recovered(&self, topic: &str, partition: u32) -> Result<Recovered> {
-        let reader: BaseConsumer =
-            self.options.reader().create().map_err(failed("read committed offsets"))?;
-        let mut found = committed(&reader, &[(topic, partition)])?;
+        let reader = &self.stable_probe;
+        let mut found = committed(reader, &[(topic, partition)])?;
         // "None" may be the answer of a coordinator that has just moved.
         for _ in 0..3 {
             if found[0].is_some() {
                 break;
             }
             std::thread::sleep(Duration::from_millis(50));
-            found = committed(&reader, &[(topic, partition)])?;
+            found = committed(reader, &[(topic, partition)])?;
         }
         let (start, end) = self.watermarks(topic, partition)?;
         Ok(Recovered { committed: found.remove(0), start, end })
+    }
+}
+
+/// Next offset that the client would deliver: behind records that were delivered, and behind marks of
+/// transactions and aborted records, which never are.
+pub(super) fn passed<C>(reader: &BaseConsumer<C>, topic: &str, partition: u32) -> Offset
+where
+    C: rdkafka::consumer::ConsumerContext + 'static,
+{
+    let position = reader.position().ok();
+    let element = position.as_ref().and_then(|p| p.find_partition(topic, partition as i32));
+    match element.map(|e| e.offset()) {
+        Some(KafkaOffset::Offset(at)) => at as Offset,
+        _ => 0,
     }
 }
 

@@ -45,6 +45,8 @@ pub struct KafkaLog {
     topics: Topics,
     /// Reads metadata and watermarks as they are, not only what is committed.
     probe: BaseConsumer,
+    /// The same, as far as no transaction is open.
+    stable_probe: BaseConsumer,
     partitions: RwLock<HashMap<String, u32>>,
     /// Made anew when librdkafka has given up on it.
     appender: RwLock<Arc<Appender>>,
@@ -104,6 +106,7 @@ impl KafkaLog {
                 .with_hint("check log.kafka.brokers and log.kafka.properties")
         };
         let probe: BaseConsumer = options.probe().create().map_err(unreachable)?;
+        let stable_probe: BaseConsumer = options.reader().create().map_err(unreachable)?;
         probe.fetch_metadata(Some("__none"), TIMEOUT).map_err(unreachable)?;
         let appends = Arc::new(Pending::default());
         let context = Acknowledgements(Arc::clone(&appends));
@@ -113,6 +116,7 @@ impl KafkaLog {
             options,
             topics,
             probe,
+            stable_probe,
             partitions: RwLock::default(),
             appender: RwLock::new(Arc::new(appender)),
             appends,

@@ -9,7 +9,7 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::producer::BaseRecord;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
-use super::changelog::{changelog_topic, committed};
+use super::changelog::{changelog_topic, committed, passed};
 use super::session::push_message;
 use super::{KafkaLog, TIMEOUT, failed};
 use crate::error::Result;
@@ -101,14 +101,7 @@ impl PartitionReader {
         let asked_at = Instant::now();
         let marks = self.consumer.fetch_watermarks(&self.topic, self.partition as i32, TIMEOUT);
         let end = marks.map_err(failed("read the end of a partition"))?.1.max(0) as Offset;
-        if self.next < end
-            && let Ok(positions) = self.consumer.position()
-            && let Some(element) = positions.find_partition(&self.topic, self.partition as i32)
-            && let KafkaOffset::Offset(at) = element.offset()
-        {
-            // Marks of transactions are passed without a message.
-            self.next = self.next.max(at as Offset);
-        }
+        self.next = self.next.max(passed(&self.consumer, &self.topic, self.partition));
         Ok((self.next >= end).then_some(asked_at))
     }
 
