@@ -4,11 +4,13 @@
 //! the rows that it describes.
 
 use std::collections::BTreeMap;
+use std::hash::Hasher as _;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Contained, GroupCounts, SourceProgress};
 use crate::error::{Error, Result};
+use crate::log::RecordView;
 use crate::model::{Millis, Offset};
 
 const VERSION: u32 = 1;
@@ -38,8 +40,32 @@ pub struct Barrier {
     pub groups: BTreeMap<String, GroupCounts>,
     /// Source partitions contained at C, of a repartitioned group.
     pub vector: BTreeMap<u32, Contained>,
+    /// The last record before C: another one there means another topic of the same name.
+    #[serde(default)]
+    pub last: Option<LastRecord>,
     /// What the rows mean: a number per source and group that changes with its definition.
     pub fingerprints: BTreeMap<String, u64>,
+}
+
+/// A record, as it is recognised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRecord {
+    /// Its offset.
+    pub offset: Offset,
+    /// Hash of its key and value.
+    pub hash: u64,
+}
+
+impl LastRecord {
+    /// How `record` is recognised.
+    pub fn of(record: RecordView<'_>) -> Self {
+        let mut hasher = twox_hash::XxHash64::with_seed(3);
+        for part in [record.key, record.value] {
+            hasher.write(&part.map_or(u64::MAX, |bytes| bytes.len() as u64).to_le_bytes());
+            hasher.write(part.unwrap_or_default());
+        }
+        Self { offset: record.offset, hash: hasher.finish() }
+    }
 }
 
 /// Name of the commit that wrote a barrier record.
@@ -63,6 +89,7 @@ impl Barrier {
             sources: BTreeMap::new(),
             groups: BTreeMap::new(),
             vector: BTreeMap::new(),
+            last: None,
             fingerprints,
         }
     }

@@ -173,6 +173,7 @@ impl Runner {
             sources: self.sources.iter().enumerate().map(|(i, s)| (named(i), *s)).collect(),
             groups,
             vector: self.vector.clone(),
+            last: self.last_record,
             ..Barrier::initial(self.fingerprints.clone())
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::Ordering;
 
-use super::barrier::{Barrier, STORE_KEY};
+use super::barrier::{Barrier, LastRecord, STORE_KEY};
 use super::runner::Runner;
 use super::{Task, TaskInput};
 use crate::error::{Error, Result};
@@ -74,7 +74,9 @@ impl Runner {
                 format!("the log of {} ends at {end}, and {} were committed", task.name, committed.committed);
             return Err(Error::corrupted(message).with_hint("restore log and state from one backup"));
         }
+        self.refuse_another_topic(&committed, start)?;
         self.position = stored.redo_from;
+        self.last_record = committed.last;
         self.committed = committed.committed;
         self.stored = stored.committed;
         self.sequence = committed.sequence;
@@ -103,6 +105,26 @@ impl Runner {
     /// Nothing was committed yet: all of the log is to be read.
     fn first_barrier(&self, start: Offset) -> Barrier {
         Barrier { committed: start, redo_from: start, ..Barrier::initial(self.fingerprints.clone()) }
+    }
+
+    /// Refuses an input whose records are not those that were applied: the topic was deleted and made
+    /// again (PROTOCOL 27). What is cut off already cannot be compared.
+    fn refuse_another_topic(&self, committed: &Barrier, start: Offset) -> Result<()> {
+        let Some(last) = committed.last.filter(|last| last.offset >= start) else { return Ok(()) };
+        let task = &self.task;
+        let batches = self.log.read(&task.topic, task.partition, last.offset, 1 << 12)?;
+        let found = batches.iter().flat_map(|b| b.records()).find(|r| r.offset >= last.offset);
+        match found.map(LastRecord::of) {
+            Some(found) if found != last => {
+                let message = format!(
+                    "offset {} of {} holds another record than the one that was applied: the topic was made anew",
+                    last.offset, task.name
+                );
+                Err(Error::corrupted(message)
+                    .with_hint("its state is of records that are gone; start under another `app`"))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn refuse_other_definitions(&self, committed: &Barrier) -> Result<()> {

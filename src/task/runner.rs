@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::barrier::LastRecord;
 use super::dead_letter::{Provenance, dead_letter};
 use super::source_stage::{Projection, Projector, SourceStage, Verdict, routing_key};
 use super::{Contained, GroupCounts, SourceProgress, Status, Task, TaskInput};
@@ -103,6 +104,8 @@ pub struct Runner {
     ready: Vec<Ready>,
     /// Every record below is checked for its place; behind, some.
     checked_until: Offset,
+    /// The last record that was applied.
+    pub(super) last_record: Option<LastRecord>,
     /// Units of groups that emit their latest state, as (group, place in the cache).
     pub(super) changed: BTreeSet<(usize, u32)>,
     /// What lies behind is not to be applied yet.
@@ -148,6 +151,7 @@ impl Runner {
             swept_at: Instant::now(),
             ready: Vec::new(),
             checked_until: 0,
+            last_record: None,
             changed: BTreeSet::new(),
             limit: Offset::MAX,
             used: 0,
@@ -210,7 +214,7 @@ impl Runner {
         let mut in_chunk = 0;
         let from = self.position;
         let is_redo = self.task.status() == Status::Restoring;
-        let limit = self.limit;
+        let (limit, mut last) = (self.limit, None);
         for record in batch.records().filter(|r| r.offset >= from && r.offset < limit) {
             if in_chunk == 0 {
                 self.mark(record.offset);
@@ -219,6 +223,7 @@ impl Runner {
                 TaskInput::Topic { .. } => self.judge(record)?,
                 TaskInput::Repartition => self.receive(record)?,
             }
+            last = Some(record);
             in_chunk += 1;
             applied += 1;
             self.position = record.offset + 1;
@@ -233,6 +238,7 @@ impl Runner {
         if in_chunk > 0 {
             self.apply_ready()?;
         }
+        self.last_record = last.map(LastRecord::of).or(self.last_record);
         Ok(applied)
     }
 

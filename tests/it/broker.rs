@@ -57,6 +57,26 @@ impl Broker {
         assert!(made[0].is_ok(), "{made:?}");
     }
 
+    /// Deletes a topic, and waits until it is gone.
+    pub fn delete(&self, topic: &str) {
+        use rdkafka::admin::{AdminClient, AdminOptions};
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.bootstrap);
+        let admin: AdminClient<rdkafka::client::DefaultClientContext> = config.create().expect("a client");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let gone = runtime.block_on(admin.delete_topics(&[topic], &AdminOptions::new())).expect("an answer");
+        assert!(gone[0].is_ok(), "{gone:?}");
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let is_there = || {
+            let metadata =
+                admin.inner().fetch_metadata(Some(topic), Duration::from_secs(10)).expect("metadata");
+            metadata.topics()[0].error().is_none()
+        };
+        while is_there() {
+            assert!(Instant::now() < deadline, "{topic} is still there");
+        }
+    }
+
     fn id(&self, broker: usize) -> String {
         let path = self.folder.path().join(format!("broker-{broker}.pid"));
         std::fs::read_to_string(path).expect("it runs").trim().to_owned()

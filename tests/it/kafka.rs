@@ -188,3 +188,25 @@ fn topics_that_would_lose_state_and_keys_in_wrong_places_are_named() {
         assert!(log.contains(wrong) && log.contains("-payments-changelog"), "{log}");
     }
 }
+
+#[test]
+fn a_topic_that_was_made_anew_is_refused() {
+    let broker = Broker::start();
+    let place = Place::new(DEFINITIONS, &broker.log(PARTITIONS));
+    let engine = place.start();
+    let producer = broker.producer();
+    send(&producer, "payments", &records(0, PARTITIONS));
+    engine.settled_stats();
+    engine.stop();
+    broker.delete("payments");
+    broker.create("payments", PARTITIONS);
+    // As many records and more, so that no offset is missing.
+    let producer = broker.producer();
+    for number in 1..4 {
+        send(&producer, "payments", &records(number, PARTITIONS));
+    }
+    let config = place.config();
+    let (code, _, log) = crate::harness::run(&["run", "--config", config.to_str().expect("UTF-8")], None);
+    assert_eq!(code, 3, "{log}");
+    assert!(log.contains("the topic was made anew"), "{log}");
+}
