@@ -14,9 +14,10 @@ const HEARTBEAT_MS: u64 = 1000;
 const LEASE_MARGIN_MS: u64 = 250;
 
 /// Properties that the protocol leans on.
-const RESERVED: [&str; 12] = [
+const RESERVED: [&str; 13] = [
     "bootstrap.servers",
     "group.id",
+    "group.protocol",
     "group.instance.id",
     "transactional.id",
     "enable.idempotence",
