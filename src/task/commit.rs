@@ -94,6 +94,7 @@ impl Runner {
             appends,
             must_sync: hand_over.is_some(),
         };
+        self.is_committing = true;
         Ok(Some((commit, PendingCommit { hand_over, due, barrier })))
     }
 
@@ -210,6 +211,7 @@ impl Runner {
     /// # Errors
     /// The store cannot be written; the task has to be taken over anew.
     pub fn complete_commit(&mut self, pending: PendingCommit, record_at: Option<Offset>) -> Result<()> {
+        self.is_committing = false;
         let PendingCommit { hand_over, due, barrier } = pending;
         let is_handed_over = hand_over.is_some();
         if let Some(rows) = hand_over {

@@ -108,6 +108,9 @@ pub struct Runner {
     pub(super) last_record: Option<LastRecord>,
     /// Units of groups that emit their latest state, as (group, place in the cache).
     pub(super) changed: BTreeSet<(usize, u32)>,
+    /// Whether a commit is prepared whose outcome is awaited: nothing is applied until then, since its
+    /// units are marked written as they will be, not as they were.
+    pub(super) is_committing: bool,
     /// What lies behind is not to be applied yet.
     pub(super) limit: Offset,
     used: usize,
@@ -153,6 +156,7 @@ impl Runner {
             checked_until: 0,
             last_record: None,
             changed: BTreeSet::new(),
+            is_committing: false,
             limit: Offset::MAX,
             used: 0,
             dead_letter_partitions,
@@ -180,6 +184,9 @@ impl Runner {
     }
 
     fn try_step(&mut self, session: &mut dyn Session) -> Result<usize> {
+        if self.is_committing {
+            return Ok(0);
+        }
         let (topic, partition) = (self.task.topic.clone(), self.task.partition);
         let batches = session.read(&topic, partition, self.position, STEP_BYTES)?;
         let mut records = 0;

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Runner, RunnerOptions, Task, TaskInput};
+use super::{Runner, RunnerOptions, Task, TaskInput, UnitRead};
 use crate::clock::ManualClock;
 use crate::config::DefinitionFiles;
 use crate::log::{Append, LocalLog, LocalSession, Log, MemoryLog};
-use crate::model::Positions;
+use crate::model::key::KeyPart;
+use crate::model::{Positions, Value};
 use crate::state::{MemoryStore, SharedStore};
 use crate::telemetry::Metrics;
 use crate::topology::Topology;
@@ -116,4 +117,27 @@ fn another_application_name_is_refused() {
     bench.app = "other".to_owned();
     let refused = bench.take_over().err().expect("its internal topics have other names");
     assert!(refused.message.contains("app"), "{}", refused.message);
+}
+
+/// A commit that was aborted is sent again; what its units take up meanwhile must not be lost.
+#[test]
+fn events_between_a_boundary_and_its_commit_stay_unwritten() {
+    let bench = Bench::new(Duration::ZERO);
+    let mut runner = bench.take_over().expect("it starts");
+    bench.append(3);
+    bench.catch_up(&mut runner);
+    let (commit, pending) = runner.prepare_commit(false).expect("prepared").expect("there is work");
+    bench.append(3);
+    bench.catch_up(&mut runner);
+    bench.log.commit(vec![commit]).expect("committed");
+    runner.complete_commit(pending, None).expect("completed");
+    bench.catch_up(&mut runner);
+    bench.commit(&mut runner);
+    drop(runner);
+    let runner = bench.take_over().expect("it goes on");
+    let mut entity = Vec::new();
+    KeyPart::String("u0").encode(&mut entity);
+    let read = UnitRead { slot: 0, entity: &entity, features: &[0], now: 1_000_000 };
+    let (answers, _) = runner.task().read(&[read]).expect("readable");
+    assert_eq!(answers[0].answers[0].value, Value::Int(2));
 }
