@@ -6,10 +6,25 @@ cache="${XDG_CACHE_HOME:-$HOME/.cache}"
 [ "$(uname)" = Darwin ] && cache="$HOME/Library/Caches"
 export CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$cache/thalweg/target}"
 
+# Cargo goes by times: what another checkout built here after this one was made would pass for this one's.
+mkdir -p "$CARGO_TARGET_DIR"
+if [ "$(cat "$CARGO_TARGET_DIR/checkout" 2>/dev/null)" != "$root" ]; then
+    touch "$root"/{src/lib.rs,src/main.rs,tests/it/main.rs,benches/main.rs,tools/inspect/main.rs}
+    echo "$root" >"$CARGO_TARGET_DIR/checkout"
+fi
+
 say() { printf '\033[1m%s\033[0m\n' "$*" >&2; }
 
 as_root() {
     if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi
+}
+
+# Installs packages of Debian or Ubuntu, if any are named.
+install_packages() {
+    [ $# -gt 0 ] || return 0
+    say "Installing $* …"
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "$@" >/dev/null
 }
 
 # Installs the compiler and the library that RocksDB's bindings are made with.
@@ -39,11 +54,7 @@ install_build_tools() {
         [ -e /usr/include/openssl/ssl.h ] || missing+=(libssl-dev)
         [ -e /usr/include/zlib.h ] || missing+=(zlib1g-dev)
         command -v python3 >/dev/null || missing+=(python3)
-        if [ ${#missing[@]} -gt 0 ]; then
-            say "Installing ${missing[*]} …"
-            as_root apt-get update -qq
-            as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >/dev/null
-        fi
+        install_packages ${missing[@]+"${missing[@]}"}
         ;;
     esac
 }
@@ -58,11 +69,7 @@ install_java() {
         local missing=()
         java -version >/dev/null 2>&1 || missing+=(openjdk-17-jre-headless)
         command -v mvn >/dev/null || missing+=(maven)
-        if [ ${#missing[@]} -gt 0 ]; then
-            say "Installing ${missing[*]} …"
-            as_root apt-get update -qq
-            as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq "${missing[@]}" >/dev/null
-        fi
+        install_packages ${missing[@]+"${missing[@]}"}
         ;;
     esac
 }

@@ -10,6 +10,7 @@ mod recovery;
 #[cfg(feature = "kafka")]
 mod standby;
 
+#[cfg(feature = "kafka")]
 use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "kafka")]
 use parking_lot::Mutex;
 
 use crate::clock::{Clock, SystemClock};
@@ -105,7 +107,7 @@ struct Parts {
     shared: SharedMemory,
     metrics: Arc<Metrics>,
     /// Inputs that workers of this node own or take over.
-    #[cfg_attr(not(feature = "kafka"), allow(dead_code))]
+    #[cfg(feature = "kafka")]
     taken: Mutex<HashSet<(String, u32)>>,
 }
 
@@ -119,6 +121,7 @@ impl Parts {
             shared: SharedMemory::new(memory.blocks, memory.write_buffers),
             memory,
             metrics: Arc::new(Metrics::default()),
+            #[cfg(feature = "kafka")]
             taken: Mutex::default(),
         }
     }

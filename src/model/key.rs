@@ -51,6 +51,21 @@ pub fn record_key(parts: &[KeyPart<'_>], out: &mut Vec<u8>) {
     }
 }
 
+/// The record key of an entity, from the values of its parts.
+pub fn record_key_of(parts: &[Value]) -> Vec<u8> {
+    let parts: Vec<KeyPart<'_>> = parts
+        .iter()
+        .map(|part| match part {
+            Value::Int(n) => KeyPart::Int(*n),
+            Value::String(text) => KeyPart::String(text),
+            _ => KeyPart::String(""),
+        })
+        .collect();
+    let mut key = Vec::new();
+    record_key(&parts, &mut key);
+    key
+}
+
 /// Reads back the parts of a key in state form.
 ///
 /// Returns `None` when the bytes are not a key of these types.

@@ -6,14 +6,10 @@ use super::read::UnitRead;
 use super::runner::Runner;
 use super::{Task, TaskState, UnitAnswer, cell};
 use crate::error::Result;
-use crate::log::Append;
-use crate::model::key::decode_parts;
+use crate::model::key::{decode_parts, record_key_of};
 use crate::model::{Millis, Value, partition_of, time};
 use crate::state::{Unit, split_key};
 use crate::topology::EmitRule;
-
-/// Whoever reads a key's features apart from a group's key types would not find the partition.
-const KEY_SEPARATOR: &str = "\u{1f}";
 
 impl Task {
     /// Key and value of the record of a unit as of `now`.
@@ -47,8 +43,7 @@ impl Task {
             group.key_names.iter().cloned().zip(parts.iter().map(Value::to_json)).collect();
         record.insert("as_of".to_owned(), Json::from(time::format_rfc3339(now)));
         record.insert("features".to_owned(), json!(features));
-        let key = parts.iter().map(Value::plain_text).collect::<Vec<_>>().join(KEY_SEPARATOR);
-        Ok((key.into_bytes(), Json::Object(record).to_string().into_bytes()))
+        Ok((record_key_of(&parts), Json::Object(record).to_string().into_bytes()))
     }
 }
 
@@ -92,7 +87,7 @@ impl Runner {
         let changed = std::mem::take(&mut self.changed);
         let state = task.state.read();
         for (slot, cached) in changed {
-            let Some(now) = self.stream_time_of(slot) else { continue };
+            let Some(now) = task.group_stream_time(&state, slot) else { continue };
             let one = state.cache.slot(cached);
             let (key, value) = task.feature_record(slot, &one.key, &one.unit, Some(now), now)?;
             self.push_features(slot, now, &key, &value);
@@ -100,21 +95,9 @@ impl Runner {
         Ok(())
     }
 
-    fn stream_time_of(&self, slot: usize) -> Option<Millis> {
-        let source = self.task.groups[slot].group.source.index;
-        match &self.task.input {
-            super::TaskInput::Topic { sources } => {
-                let at = sources.iter().position(|s| s.index == source)?;
-                self.sources[at].stream_time
-            }
-            super::TaskInput::Repartition => self.vector.values().filter_map(|c| c.stream_time).max(),
-        }
-    }
-
     fn push_features(&mut self, slot: usize, now: Millis, key: &[u8], value: &[u8]) {
         let Some(topic) = self.task.groups[slot].group.feature_topic(&self.options.app) else { return };
         let partition = partition_of(key, self.log.partitions(&topic).unwrap_or(1));
-        let append = self.outputs.entry(topic).or_insert_with_key(|topic| Append::to(topic));
-        append.push_at(partition, now, key, value);
+        self.output(&topic).push_at(partition, now, key, value);
     }
 }
