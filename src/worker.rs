@@ -18,6 +18,9 @@ const IDLE_WAIT: Duration = Duration::from_millis(20);
 /// Longest time that a stop spends on handing units over.
 const HAND_OVER_MAX: Duration = Duration::from_secs(5);
 
+/// Wait for an outcome that has to be known before anything else.
+const SETTLE_WAIT: Duration = Duration::from_secs(1);
+
 /// Tries to make a commit again before the worker looks at its group.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
@@ -100,15 +103,24 @@ struct Loop {
     /// Inputs that are the worker's, on a log that gives and takes them.
     owned: Vec<(String, u32)>,
     taken_over: (Sender<Runner>, Receiver<Runner>),
+    /// A commit that is under way.
+    flight: Option<Flight>,
     /// A commit that was aborted and is to be made again.
     aborted: Option<Vec<(TaskCommit, PendingCommit)>>,
+}
+
+/// A commit whose outcome is not known yet.
+struct Flight {
+    tasks: Vec<String>,
+    pending: Vec<PendingCommit>,
+    begun: Instant,
 }
 
 impl Loop {
     fn new(options: WorkerOptions) -> Self {
         let WorkerOptions { runners, session, host, lease, commit_interval, metrics, pulse, stop, .. } =
             options;
-        let (owned, taken_over, aborted) = (Vec::new(), unbounded(), None);
+        let (owned, taken_over, flight, aborted) = (Vec::new(), unbounded(), None, None);
         Self {
             runners,
             session,
@@ -120,6 +132,7 @@ impl Loop {
             stop,
             owned,
             taken_over,
+            flight,
             aborted,
         }
     }
@@ -147,8 +160,10 @@ impl Loop {
                 }
                 is_pressed |= runner.is_under_pressure();
             }
-            if is_pressed || committed_at.elapsed() >= self.commit_interval {
-                self.commit(false);
+            // Events are applied while a commit is under way; who waits for memory waits for it.
+            let is_settled = self.settle(if is_pressed { IDLE_WAIT } else { Duration::ZERO });
+            if is_settled && (is_pressed || committed_at.elapsed() >= self.commit_interval) {
+                self.begin_commit(false);
                 committed_at = Instant::now();
             }
             let left = self.commit_interval.saturating_sub(committed_at.elapsed());
@@ -170,6 +185,7 @@ impl Loop {
                 "nothing was done for {:?}: asking the group whether others own the tasks",
                 lease.age()
             );
+            self.settle_wholly();
             match self.session.confirm() {
                 Membership::Valid => {}
                 Membership::Lost => self.change(Ownership::Lost),
@@ -217,8 +233,10 @@ impl Loop {
                 // Others may get the partitions: what was applied is theirs to see. What cannot be
                 // committed now is theirs to redo.
                 let deadline = Instant::now() + HAND_OVER_MAX;
-                while self.commit(false) && self.aborted.is_some() && Instant::now() < deadline {
-                    std::thread::sleep(RETRY_PAUSE);
+                while self.commit(false) && Instant::now() < deadline {
+                    if self.aborted.is_some() {
+                        std::thread::sleep(RETRY_PAUSE);
+                    }
                 }
                 if self.aborted.is_some() {
                     self.change(Ownership::Lost);
@@ -252,9 +270,9 @@ impl Loop {
         }
     }
 
-    /// One transaction for all tasks (PROTOCOL 13 to 17). Returns whether there was anything to
-    /// commit.
-    fn commit(&mut self, everything: bool) -> bool {
+    /// Begins one transaction for all tasks (PROTOCOL 13 to 16); none may be under way (12). Returns
+    /// whether there was anything to commit.
+    fn begin_commit(&mut self, everything: bool) -> bool {
         let prepared = match self.aborted.take() {
             // The same boundary again: nothing of it is lost by an abort (PROTOCOL 19).
             Some(prepared) => prepared,
@@ -263,10 +281,22 @@ impl Loop {
         if prepared.is_empty() {
             return false;
         }
-        let (mut commits, pending): (Vec<TaskCommit>, Vec<PendingCommit>) = prepared.into_iter().unzip();
-        let tasks: Vec<String> = commits.iter().map(|c| c.task.clone()).collect();
-        let begun = Instant::now();
-        let outcome = self.session.commit(&mut commits);
+        let (commits, pending): (Vec<TaskCommit>, Vec<PendingCommit>) = prepared.into_iter().unzip();
+        let tasks = commits.iter().map(|c| c.task.clone()).collect();
+        self.flight = Some(Flight { tasks, pending, begun: Instant::now() });
+        self.session.begin_commit(commits);
+        true
+    }
+
+    /// Takes up the outcome of the commit under way (PROTOCOL 17 to 21), if it is known within
+    /// `timeout`. Returns whether none is under way any more.
+    fn settle(&mut self, timeout: Duration) -> bool {
+        let Some(flight) = self.flight.take() else { return true };
+        let Some(outcome) = self.session.outcome(timeout) else {
+            self.flight = Some(flight);
+            return false;
+        };
+        let Flight { tasks, pending, begun } = flight;
         self.metrics.commit(outcome.name(), begun.elapsed());
         match outcome {
             Outcome::Committed(barriers) => {
@@ -279,10 +309,23 @@ impl Loop {
                     }
                 }
             }
-            Outcome::Aborted(_) => self.aborted = Some(commits.into_iter().zip(pending).collect()),
+            Outcome::Aborted(_, commits) => self.aborted = Some(commits.into_iter().zip(pending).collect()),
             Outcome::Fenced(why) => self.end(&tasks, &why),
         }
         true
+    }
+
+    /// Waits for the outcome of the commit under way.
+    fn settle_wholly(&mut self) {
+        while !self.settle(SETTLE_WAIT) {}
+    }
+
+    /// Commits, and waits for the outcome. Returns whether there was anything to commit.
+    fn commit(&mut self, everything: bool) -> bool {
+        self.settle_wholly();
+        let is_begun = self.begin_commit(everything);
+        self.settle_wholly();
+        is_begun
     }
 
     fn prepare(&mut self, everything: bool) -> Vec<(TaskCommit, PendingCommit)> {

@@ -10,9 +10,7 @@ use std::time::{Duration, Instant};
 use super::recovery::Recovery;
 use super::{Parts, Place, task_of};
 use crate::error::Result;
-use crate::log::{
-    KafkaLog, Log, LogBatch, Membership, Outcome, PartitionReader, ResumePoint, Session, TaskCommit,
-};
+use crate::log::{Input, KafkaLog, Log, LogBatch, PartitionReader, ResumePoint};
 use crate::model::{Change, Offset};
 use crate::serving::View;
 use crate::serving::cluster::Cluster;
@@ -173,7 +171,7 @@ impl Standby {
             staged: Vec::new(),
             bytes: 0,
         };
-        let mut input = Input {
+        let mut input = Records {
             reader: log.reader(&task.topic, task.partition, runner.position())?,
             batches: VecDeque::new(),
             bytes: 0,
@@ -237,13 +235,13 @@ impl Rows {
 }
 
 /// Records of the input, those included that nobody has committed yet.
-struct Input {
+struct Records {
     reader: PartitionReader,
     batches: VecDeque<Arc<LogBatch>>,
     bytes: usize,
 }
 
-impl Input {
+impl Records {
     /// Reads on. Returns when everything there was had been read.
     fn read(&mut self) -> Result<Option<Instant>> {
         while self.bytes < AHEAD_MAX {
@@ -257,11 +255,7 @@ impl Input {
     }
 }
 
-impl Session for Input {
-    fn wait(&mut self, _: Duration) -> Vec<crate::log::Ownership> {
-        Vec::new()
-    }
-
+impl Input for Records {
     fn read(&mut self, _: &str, _: u32, from: Offset, _: usize) -> Result<Vec<Arc<LogBatch>>> {
         while let Some(first) = self.batches.front().filter(|b| b.next_offset() <= from) {
             self.bytes -= first.bytes().len();
@@ -273,13 +267,5 @@ impl Session for Input {
 
     fn skip(&mut self, _: &str, _: u32, from: Offset) -> Offset {
         if self.batches.is_empty() { from.max(self.reader.position()) } else { from }
-    }
-
-    fn commit(&mut self, _: &mut Vec<TaskCommit>) -> Outcome {
-        Outcome::Fenced("a standby commits nothing".to_owned())
-    }
-
-    fn confirm(&mut self) -> Membership {
-        Membership::Lost
     }
 }

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam_channel::bounded;
 use parking_lot::{Condvar, Mutex};
 
 use super::batch::LogBatch;
-use super::{Append, LocalLog, Log, TaskCommit};
+use super::{Append, LocalLog, Log, TaskCommit, Ticket};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::model::Offset;
@@ -63,6 +64,22 @@ impl MemoryLog {
         }
         inner.version += 1;
         Ok(positions)
+    }
+
+    fn commit_now(&self, commits: Vec<TaskCommit>) -> Result<()> {
+        let mut inner = self.inner.lock();
+        let must_sync = commits.iter().any(|c| c.must_sync);
+        for commit in commits {
+            for append in commit.appends {
+                self.put(&mut inner, append)?;
+            }
+            inner.commits.insert(commit.task, commit.barrier);
+        }
+        if must_sync {
+            *self.synced.lock() = inner.clone();
+        }
+        self.appended.notify_all();
+        Ok(())
     }
 }
 
@@ -144,20 +161,11 @@ impl Log for MemoryLog {
 }
 
 impl LocalLog for MemoryLog {
-    fn commit(&self, commits: Vec<TaskCommit>) -> Result<()> {
-        let mut inner = self.inner.lock();
-        let must_sync = commits.iter().any(|c| c.must_sync);
-        for commit in commits {
-            for append in commit.appends {
-                self.put(&mut inner, append)?;
-            }
-            inner.commits.insert(commit.task, commit.barrier);
-        }
-        if must_sync {
-            *self.synced.lock() = inner.clone();
-        }
-        self.appended.notify_all();
-        Ok(())
+    fn commit(&self, commits: Vec<TaskCommit>) -> Ticket {
+        let (answer, ticket) = bounded(1);
+        // The ticket is in this very function.
+        let _ = answer.send(self.commit_now(commits));
+        ticket
     }
 
     fn committed(&self, task: &str) -> Result<Option<Vec<u8>>> {

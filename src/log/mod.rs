@@ -15,6 +15,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crossbeam_channel::Receiver;
+
 use crate::error::Result;
 use crate::model::{Change, Offset};
 
@@ -26,7 +28,7 @@ pub use kafka::{
     BARRIER_KEY, Following, KafkaLog, KafkaOptions, KafkaSession, PartitionReader, TableRow, TopicKind,
 };
 pub use memory::MemoryLog;
-pub use session::{LocalSession, Membership, Outcome, Ownership, Session, Start};
+pub use session::{Input, LocalSession, Membership, Outcome, Ownership, Session, Start};
 
 /// What one task commits (PROTOCOL 2, 3, 15, 16). All commits that are handed over together become
 /// durable together.
@@ -101,13 +103,13 @@ pub trait Log: Send + Sync {
     fn purge(&self, topic: &str, partition: u32, offset: Offset) -> Result<()>;
 }
 
+/// Brings the outcome of a commit, once it is known.
+pub type Ticket = Receiver<Result<()>>;
+
 /// A log that this process alone writes.
 pub trait LocalLog: Log {
-    /// Makes commits durable, wholly or not at all.
-    ///
-    /// # Errors
-    /// Nothing of it happened.
-    fn commit(&self, commits: Vec<TaskCommit>) -> Result<()>;
+    /// Begins to make commits durable, wholly or not at all.
+    fn commit(&self, commits: Vec<TaskCommit>) -> Ticket;
 
     /// Barrier record of the last commit of `task`.
     ///

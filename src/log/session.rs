@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{LocalLog, LogBatch, TaskCommit};
-use crate::error::Result;
+use crossbeam_channel::RecvTimeoutError;
+
+use super::{LocalLog, LogBatch, TaskCommit, Ticket};
+use crate::error::{Error, Result};
 use crate::model::Offset;
 
 /// A change of what a worker owns. Partitions are those of inputs of tasks.
@@ -54,8 +56,8 @@ pub enum Membership {
 pub enum Outcome {
     /// It is durable. Offsets of barrier records by commit, on a log with changelogs, where known.
     Committed(Vec<Offset>),
-    /// Nothing of it happened; it can be made again.
-    Aborted(String),
+    /// Nothing of it happened, for this reason; it can be made again.
+    Aborted(String, Vec<TaskCommit>),
     /// Another may own the tasks: what they hold in memory is worth nothing (PROTOCOL 21).
     Fenced(String),
 }
@@ -65,18 +67,14 @@ impl Outcome {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Committed(_) => "committed",
-            Self::Aborted(_) => "aborted",
+            Self::Aborted(..) => "aborted",
             Self::Fenced(_) => "fenced",
         }
     }
 }
 
-/// A worker's side of a log: what it owns, what it reads, what it commits.
-pub trait Session: Send {
-    /// Lets the log work for at most `timeout`, or until there is something to read. Returns what
-    /// has changed in ownership, in order.
-    fn wait(&mut self, timeout: Duration) -> Vec<Ownership>;
-
+/// Where a task's records come from.
+pub trait Input {
     /// Batches from the one that holds `from` on, up to about `bytes_max`.
     ///
     /// # Errors
@@ -94,11 +92,22 @@ pub trait Session: Send {
     fn skip(&mut self, _topic: &str, _partition: u32, from: Offset) -> Offset {
         from
     }
+}
 
-    /// Makes all of `commits` durable, or none.
-    fn commit(&mut self, commits: &mut Vec<TaskCommit>) -> Outcome;
+/// A worker's side of a log: what it owns, what it reads, what it commits.
+pub trait Session: Input + Send {
+    /// Lets the log work for at most `timeout`, or until there is something to read. Returns what
+    /// has changed in ownership, in order; while a commit is under way that is kept back.
+    fn wait(&mut self, timeout: Duration) -> Vec<Ownership>;
 
-    /// Asks the group whether the worker still owns what it believes to own.
+    /// Begins to make all of `commits` durable, or none. One at a time.
+    fn begin_commit(&mut self, commits: Vec<TaskCommit>);
+
+    /// What became of the commit that was begun; none: that is not known within `timeout`.
+    fn outcome(&mut self, timeout: Duration) -> Option<Outcome>;
+
+    /// Asks the group whether the worker still owns what it believes to own. Not while a commit is
+    /// under way.
     fn confirm(&mut self) -> Membership {
         Membership::Valid
     }
@@ -114,21 +123,17 @@ pub trait Session: Send {
 pub struct LocalSession {
     log: Arc<dyn LocalLog>,
     seen: u64,
+    under_way: Option<Ticket>,
 }
 
 impl LocalSession {
     /// A session on `log`.
     pub fn new(log: Arc<dyn LocalLog>) -> Self {
-        Self { log, seen: 0 }
+        Self { log, seen: 0, under_way: None }
     }
 }
 
-impl Session for LocalSession {
-    fn wait(&mut self, timeout: Duration) -> Vec<Ownership> {
-        self.seen = self.log.wait(self.seen, timeout);
-        Vec::new()
-    }
-
+impl Input for LocalSession {
     fn read(
         &mut self,
         topic: &str,
@@ -138,12 +143,29 @@ impl Session for LocalSession {
     ) -> Result<Vec<Arc<LogBatch>>> {
         self.log.read(topic, partition, from, bytes_max)
     }
+}
 
-    fn commit(&mut self, commits: &mut Vec<TaskCommit>) -> Outcome {
-        match self.log.commit(std::mem::take(commits)) {
+impl Session for LocalSession {
+    fn wait(&mut self, timeout: Duration) -> Vec<Ownership> {
+        self.seen = self.log.wait(self.seen, timeout);
+        Vec::new()
+    }
+
+    fn begin_commit(&mut self, commits: Vec<TaskCommit>) {
+        self.under_way = Some(self.log.commit(commits));
+    }
+
+    fn outcome(&mut self, timeout: Duration) -> Option<Outcome> {
+        let durable = match self.under_way.as_ref()?.recv_timeout(timeout) {
+            Err(RecvTimeoutError::Timeout) => return None,
+            Err(RecvTimeoutError::Disconnected) => Err(Error::unavailable("the log is closed")),
+            Ok(durable) => durable,
+        };
+        self.under_way = None;
+        Some(match durable {
             Ok(()) => Outcome::Committed(Vec::new()),
             // Whether it took effect is known only after a restart.
             Err(error) => Outcome::Fenced(error.to_string()),
-        }
+        })
     }
 }

@@ -126,7 +126,7 @@ impl UnitCache {
             self.hand = if self.hand + 1 >= self.slots.len() { 0 } else { self.hand + 1 };
             let index = self.hand as u32;
             let Some(slot) = &mut self.slots[self.hand] else { continue };
-            if slot.unit.dirty_from.is_some() {
+            if slot.unit.is_pinned() {
                 continue;
             }
             if std::mem::take(slot.is_recent.get_mut()) {

@@ -63,8 +63,10 @@ pub struct Unit {
     fresh_bytes: usize,
     /// Rows that the store still has.
     pub(super) dead: Vec<u64>,
-    /// First offset whose change is not in the store.
+    /// First offset whose change is in no copy that was made to be written.
     pub dirty_from: Option<Offset>,
+    /// Of `fresh` and `dead`, how many lead them that are on their way to the store, with HEAD.
+    in_flight: Option<(usize, usize)>,
 }
 
 impl Default for Unit {
@@ -82,6 +84,7 @@ impl Default for Unit {
             fresh_bytes: 0,
             dead: Vec::new(),
             dirty_from: None,
+            in_flight: None,
         }
     }
 }
@@ -136,15 +139,35 @@ impl Unit {
 
     /// Rows that have to be written and deleted with HEAD.
     pub fn unwritten(&self) -> (&[(u64, Arc<[u8]>)], &[u64]) {
-        (&self.fresh, &self.dead)
+        let (fresh, dead) = self.in_flight.unwrap_or_default();
+        (&self.fresh[fresh..], &self.dead[dead..])
+    }
+
+    /// Whether memory holds what the store does not have yet.
+    pub fn is_pinned(&self) -> bool {
+        self.dirty_from.is_some() || self.in_flight.is_some()
+    }
+
+    /// Notes that a copy of HEAD and its unwritten rows is on its way to the store. What changes from
+    /// now on is not in it (PROTOCOL 13).
+    pub fn begin_flight(&mut self) {
+        self.in_flight = Some((self.fresh.len(), self.dead.len()));
+        self.dirty_from = None;
+    }
+
+    /// Notes that the store has what was on its way (PROTOCOL 17).
+    pub fn end_flight(&mut self) {
+        let Some((fresh, dead)) = self.in_flight.take() else { return };
+        self.fresh_bytes -= self.fresh.drain(..fresh).map(|(_, bytes)| bytes.len()).sum::<usize>();
+        self.fresh.shrink_to_fit();
+        self.dead.drain(..dead);
+        self.dead.shrink_to_fit();
     }
 
     /// Notes that HEAD and its unwritten rows are in the store.
     pub fn mark_written(&mut self) {
-        self.fresh = Vec::new();
-        self.fresh_bytes = 0;
-        self.dead = Vec::new();
-        self.dirty_from = None;
+        self.begin_flight();
+        self.end_flight();
     }
 
     pub(super) fn fresh_row(&self, id: u64) -> Option<&[u8]> {
@@ -166,12 +189,14 @@ impl Unit {
     }
 
     pub(super) fn drop_row(&mut self, id: u64) {
+        let in_flight = self.in_flight.map_or(0, |(fresh, _)| fresh);
         match self.fresh.binary_search_by_key(&id, |(row, _)| *row) {
-            Ok(index) => {
+            Ok(index) if index >= in_flight => {
                 let (_, bytes) = self.fresh.remove(index);
                 self.fresh_bytes -= bytes.len();
             }
-            Err(_) => self.dead.push(id),
+            // In the store, or about to be.
+            _ => self.dead.push(id),
         }
     }
 

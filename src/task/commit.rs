@@ -22,7 +22,7 @@ const PRESSURE_BYTES: usize = 8 << 20;
 const COPY_BYTES_MAX: usize = 32 << 20;
 /// Share of the cache that may be dirty.
 const DIRTY_SHARE: usize = 4;
-/// Units that are marked clean under one lock.
+/// Units that are marked under one lock.
 const MARK_CHUNK: usize = 1024;
 
 /// A commit whose outcome is awaited.
@@ -59,7 +59,8 @@ impl Runner {
     }
 
     /// Steps 13 and 15: captures due units, outputs, markers and the barrier record. `None` when
-    /// there is nothing to commit.
+    /// there is nothing to commit. The outcome of an earlier one must be known (PROTOCOL 12); what is
+    /// applied until that of this one is known belongs to the next.
     ///
     /// # Errors
     /// The store cannot be read.
@@ -94,7 +95,6 @@ impl Runner {
             appends,
             must_sync: hand_over.is_some(),
         };
-        self.is_committing = true;
         Ok(Some((commit, PendingCommit { hand_over, due, barrier })))
     }
 
@@ -130,6 +130,13 @@ impl Runner {
             }
             due.push(dirty.slot);
             self.dirty.pop_front();
+        }
+        drop(state);
+        for chunk in due.chunks(MARK_CHUNK) {
+            let mut state = self.task.state.write();
+            for slot in chunk {
+                state.cache.unit_mut(*slot).begin_flight();
+            }
         }
         due
     }
@@ -211,7 +218,6 @@ impl Runner {
     /// # Errors
     /// The store cannot be written; the task has to be taken over anew.
     pub fn complete_commit(&mut self, pending: PendingCommit, record_at: Option<Offset>) -> Result<()> {
-        self.is_committing = false;
         let PendingCommit { hand_over, due, barrier } = pending;
         let is_handed_over = hand_over.is_some();
         if let Some(rows) = hand_over {
@@ -228,10 +234,11 @@ impl Runner {
         for chunk in due.chunks(MARK_CHUNK) {
             let mut state = self.task.state.write();
             for slot in chunk {
-                state.cache.unit_mut(*slot).mark_written();
+                state.cache.unit_mut(*slot).end_flight();
                 state.cache.measure(*slot);
             }
         }
+        self.removed.clear();
         // A sweep has changed the number of units without an event.
         self.task.state.write().groups.copy_from_slice(&self.groups);
         self.committed = barrier.committed;

@@ -14,6 +14,8 @@ mod lease;
 mod read;
 mod restore;
 mod runner;
+#[cfg(test)]
+mod schedule_tests;
 mod source_stage;
 mod store_meta;
 mod sweep;

@@ -1,6 +1,6 @@
 //! The worker's side of a task: reads its input, judges, applies. Commits are in `commit`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -14,9 +14,9 @@ use crate::codec::Reason;
 use crate::codec::repartition::{Routed, RoutedEvent, decode as decode_routed};
 use crate::error::{Error, Result};
 use crate::fault::crash_point;
-use crate::log::{Append, Log, LogBatch, RecordView, ResumePoint, Session};
-use crate::model::key::decode_parts;
-use crate::model::{Millis, Offset, Value, partition_of};
+use crate::log::{Append, Input, Log, LogBatch, RecordView, ResumePoint};
+use crate::model::key::{decode_parts, record_key_of};
+use crate::model::{Millis, Offset, partition_of};
 use crate::operator::EventBuf;
 use crate::state::{Arrival, Outcome, StoredRows, Unit, head_key, split_key, unit_prefix};
 use crate::telemetry::Metrics;
@@ -108,9 +108,9 @@ pub struct Runner {
     pub(super) last_record: Option<LastRecord>,
     /// Units of groups that emit their latest state, as (group, place in the cache).
     pub(super) changed: BTreeSet<(usize, u32)>,
-    /// Whether a commit is prepared whose outcome is awaited: nothing is applied until then, since its
-    /// units are marked written as they will be, not as they were.
-    pub(super) is_committing: bool,
+    /// Units that a commit under way removes, by the prefix of their rows: what the store still has of
+    /// them is not theirs any more.
+    pub(super) removed: HashSet<Vec<u8>>,
     /// What lies behind is not to be applied yet.
     pub(super) limit: Offset,
     used: usize,
@@ -156,7 +156,7 @@ impl Runner {
             checked_until: 0,
             last_record: None,
             changed: BTreeSet::new(),
-            is_committing: false,
+            removed: HashSet::new(),
             limit: Offset::MAX,
             used: 0,
             dead_letter_partitions,
@@ -170,11 +170,11 @@ impl Runner {
     }
 
     /// Applies some of what waits in the input. Returns how many records that were.
-    pub fn step(&mut self, session: &mut dyn Session) -> usize {
+    pub fn step(&mut self, input: &mut dyn Input) -> usize {
         if self.task.status() == Status::Failed {
             return 0;
         }
-        match self.try_step(session) {
+        match self.try_step(input) {
             Ok(records) => records,
             Err(error) => {
                 self.task.fail(&error.to_string());
@@ -183,15 +183,12 @@ impl Runner {
         }
     }
 
-    fn try_step(&mut self, session: &mut dyn Session) -> Result<usize> {
-        if self.is_committing {
-            return Ok(0);
-        }
+    fn try_step(&mut self, input: &mut dyn Input) -> Result<usize> {
         let (topic, partition) = (self.task.topic.clone(), self.task.partition);
-        let batches = session.read(&topic, partition, self.position, STEP_BYTES)?;
+        let batches = input.read(&topic, partition, self.position, STEP_BYTES)?;
         let mut records = 0;
         if batches.is_empty() {
-            self.pass(session.skip(&topic, partition, self.position));
+            self.pass(input.skip(&topic, partition, self.position));
         }
         for batch in &batches {
             let started = Instant::now();
@@ -311,7 +308,7 @@ impl Runner {
     }
 
     /// Records that the next commit appends to `topic`.
-    fn output(&mut self, topic: &str) -> &mut Append {
+    pub(super) fn output(&mut self, topic: &str) -> &mut Append {
         if !self.outputs.contains_key(topic) {
             self.outputs.insert(topic.to_owned(), Append::to(topic));
         }
@@ -376,10 +373,11 @@ impl Runner {
         let Some(parts) = split_key(prefix).and_then(|(_, e)| decode_parts(e, &group.key_types)) else {
             return;
         };
-        let key = parts.iter().map(Value::plain_text).collect::<Vec<_>>().join("\u{1f}");
+        let key = record_key_of(&parts);
         let count = self.log.partitions(&self.task.topic).unwrap_or(1);
-        let wanted = partition_of(key.as_bytes(), count);
+        let wanted = partition_of(&key, count);
         if wanted != self.task.partition {
+            let key = String::from_utf8_lossy(&key);
             self.options.metrics.misplaced(&self.task.topic);
             tracing::error!(
                 "offset {offset} of {}: key `{key}` belongs to partition {wanted} of {count}: its producer does not \
@@ -502,6 +500,9 @@ impl Runner {
             ready.cached = state.cache.find(&ready.prefix);
             if ready.cached.is_none() && !missing.contains_key(&ready.prefix) {
                 missing.insert(ready.prefix.clone(), None);
+                if self.removed.contains(&ready.prefix) {
+                    continue;
+                }
                 keys.push(head_key(&ready.prefix));
                 slots.push((ready.slot, ready.prefix.clone()));
             }

@@ -64,6 +64,7 @@ impl Runner {
         for (slot, prefix) in found {
             if self.forget(&prefix, limits[slot]) {
                 self.groups[slot].entities = self.groups[slot].entities.saturating_sub(1);
+                self.removed.insert(prefix.clone());
                 self.task.store.scan(&prefix, &mut |key, _| {
                     let is_own = key.starts_with(&prefix);
                     if is_own {
@@ -98,7 +99,7 @@ impl Runner {
         let mut state = self.task.state.write();
         let Some(slot) = state.cache.find(prefix) else { return true };
         let unit = &state.cache.slot(slot).unit;
-        if unit.dirty_from.is_some() || limit.is_none_or(|l| unit.newest >= l) {
+        if unit.is_pinned() || limit.is_none_or(|l| unit.newest >= l) {
             return false;
         }
         state.cache.remove(slot);

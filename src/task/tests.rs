@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Runner, RunnerOptions, Task, TaskInput, UnitRead};
 use crate::clock::ManualClock;
 use crate::config::DefinitionFiles;
-use crate::log::{Append, LocalLog, LocalSession, Log, MemoryLog};
+use crate::log::{Append, LocalLog, LocalSession, Log, MemoryLog, TaskCommit};
 use crate::model::key::KeyPart;
 use crate::model::{Positions, Value};
 use crate::state::{MemoryStore, SharedStore};
@@ -24,19 +24,25 @@ feature_groups:
   g: { entity: user, source: clicks, features: { n: { aggregate: count, window: 1h } } }
 ";
 
-struct Bench {
-    topology: Arc<Topology>,
-    log: Arc<MemoryLog>,
+pub(super) struct Bench {
+    pub topology: Arc<Topology>,
+    pub log: Arc<MemoryLog>,
     store: SharedStore,
     app: String,
     checkpoint_interval: Duration,
+    cache_bytes: usize,
 }
 
 impl Bench {
     fn new(checkpoint_interval: Duration) -> Self {
-        let topology = Topology::of_files(DefinitionFiles::of_text(DEFINITIONS)).expect("no mistakes");
+        Self::of(DEFINITIONS, checkpoint_interval, 1 << 20)
+    }
+
+    /// Of definitions with the source `clicks` alone.
+    pub fn of(definitions: &str, checkpoint_interval: Duration, cache_bytes: usize) -> Self {
+        let topology = Topology::of_files(DefinitionFiles::of_text(definitions)).expect("no mistakes");
         let clock = ManualClock::default();
-        clock.set(1_000_000);
+        clock.set(1_000_000_000_000);
         let log = MemoryLog::new(Arc::new(clock));
         log.create_topic("clicks", 1).expect("a topic");
         log.create_topic("test-dead-letters", 1).expect("a topic");
@@ -46,17 +52,18 @@ impl Bench {
             store: Arc::new(MemoryStore::default()),
             app: "test".to_owned(),
             checkpoint_interval,
+            cache_bytes,
         }
     }
 
-    fn take_over(&self) -> crate::error::Result<Runner> {
+    pub fn take_over(&self) -> crate::error::Result<Runner> {
         let groups = self.topology.groups.iter().map(|g| (Arc::clone(g), true)).collect();
         let input = TaskInput::Topic { sources: self.topology.sources.clone() };
         let task = Task::new("clicks", 0, 0, input, groups, Arc::clone(&self.store));
         let options = RunnerOptions {
             app: self.app.clone(),
             checkpoint_interval: self.checkpoint_interval,
-            cache_bytes: 1 << 20,
+            cache_bytes: self.cache_bytes,
             has_changelog: false,
             clock: Arc::new(ManualClock::default()),
             metrics: Arc::new(Metrics::default()),
@@ -68,7 +75,7 @@ impl Bench {
         Ok(runner)
     }
 
-    fn catch_up(&self, runner: &mut Runner) {
+    pub fn catch_up(&self, runner: &mut Runner) {
         let mut session = LocalSession::new(Arc::clone(&self.log) as Arc<dyn LocalLog>);
         while runner.step(&mut session) > 0 {}
     }
@@ -83,10 +90,14 @@ impl Bench {
         [("clicks".to_owned(), positions)].into()
     }
 
+    pub fn settle(&self, commit: TaskCommit) {
+        self.log.commit(vec![commit]).recv().expect("an answer").expect("committed");
+    }
+
     fn commit(&self, runner: &mut Runner) {
         let prepared = runner.prepare_commit(false).expect("prepared");
         if let Some((commit, pending)) = prepared {
-            self.log.commit(vec![commit]).expect("committed");
+            self.settle(commit);
             runner.complete_commit(pending, None).expect("completed");
         }
     }
@@ -129,7 +140,7 @@ fn events_between_a_boundary_and_its_commit_stay_unwritten() {
     let (commit, pending) = runner.prepare_commit(false).expect("prepared").expect("there is work");
     bench.append(3);
     bench.catch_up(&mut runner);
-    bench.log.commit(vec![commit]).expect("committed");
+    bench.settle(commit);
     runner.complete_commit(pending, None).expect("completed");
     bench.catch_up(&mut runner);
     bench.commit(&mut runner);

@@ -15,13 +15,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex, RwLock};
 use rocksdb::{DB, DBCompressionType, Options, WriteBatch, WriteOptions};
 use writer::Writer;
 
 use super::batch::LogBatch;
-use super::{Append, LocalLog, Log, TaskCommit};
+use super::{Append, LocalLog, Log, TaskCommit, Ticket};
 use crate::clock::Clock;
 use crate::codec::bytes::Reader;
 use crate::error::{Error, Result};
@@ -213,11 +213,14 @@ impl EmbeddedLog {
         all
     }
 
-    fn send<T>(&self, make: impl FnOnce(Sender<Result<T>>) -> Request) -> Result<T> {
-        let gone = || Error::unavailable("the log is closed");
+    /// Where the answer will come; where none will, when the log is closed.
+    fn send<T>(&self, make: impl FnOnce(Sender<Result<T>>) -> Request) -> Receiver<Result<T>> {
         let (answer, answered) = bounded(1);
-        self.queue.as_ref().ok_or_else(gone)?.send(make(answer)).map_err(|_| gone())?;
-        answered.recv().map_err(|_| gone())?
+        if let Some(queue) = &self.queue {
+            // A request that is not taken takes its answer with it.
+            let _ = queue.send(make(answer));
+        }
+        answered
     }
 
     /// Offset below which batches are older than `before` or beyond `bytes_max`, counted from the
@@ -308,7 +311,8 @@ impl Log for EmbeddedLog {
     }
 
     fn append(&self, append: Append) -> Result<BTreeMap<u32, Offset>> {
-        self.send(|answer| Request::Append(append, answer))
+        let answered = self.send(|answer| Request::Append(append, answer));
+        answered.recv().map_err(|_| Error::unavailable("the log is closed"))?
     }
 
     fn read(
@@ -412,7 +416,7 @@ impl Log for EmbeddedLog {
 }
 
 impl LocalLog for EmbeddedLog {
-    fn commit(&self, commits: Vec<TaskCommit>) -> Result<()> {
+    fn commit(&self, commits: Vec<TaskCommit>) -> Ticket {
         self.send(|answer| Request::Commit(commits, answer))
     }
 

@@ -2,6 +2,7 @@
 
 mod changelog;
 mod client;
+mod committer;
 mod producer;
 mod session;
 mod table;

@@ -18,11 +18,12 @@ use rdkafka::types::RDKafkaRespErr;
 
 use super::changelog::committed;
 use super::client::KafkaOptions;
+use super::committer::{Committer, Done, Job};
 use super::failed;
 use super::producer::{Failure, RENEW_PAUSE, Transactions};
 use crate::error::Result;
 use crate::log::batch::SparseBuilder;
-use crate::log::{LogBatch, Membership, Outcome, Ownership, Session, Start, TaskCommit};
+use crate::log::{Input as LogInput, LogBatch, Membership, Outcome, Ownership, Session, Start, TaskCommit};
 use crate::model::Offset;
 
 /// Messages and bytes that one wait takes from the client.
@@ -94,7 +95,10 @@ pub struct KafkaSession {
     index: usize,
     topics: Vec<String>,
     consumer: BaseConsumer<Context>,
-    transactions: Transactions,
+    /// None while a commit is under way, which has it.
+    transactions: Option<Transactions>,
+    committer: Committer,
+    committing_since: Instant,
     /// Partitions whose tasks are ready.
     inputs: BTreeMap<(String, u32), Input>,
     /// An assignment of which not all partitions are fetched yet.
@@ -139,7 +143,9 @@ impl KafkaSession {
             options: options.clone(),
             index,
             topics: topics.iter().map(|t| (*t).to_owned()).collect(),
-            transactions,
+            transactions: Some(transactions),
+            committer: Committer::start(index)?,
+            committing_since: Instant::now(),
             inputs: BTreeMap::new(),
             assignment: None,
             buffered: 0,
@@ -281,9 +287,9 @@ impl KafkaSession {
     }
 
     /// Finds out what became of a transaction whose answer was lost (PROTOCOL 20).
-    fn resolve(&mut self, commits: &[TaskCommit]) -> Outcome {
+    fn resolve(&self, transactions: &mut Transactions, commits: Vec<TaskCommit>) -> Outcome {
         loop {
-            let found = self.transactions.renew().map_err(failed("start a producer")).and_then(|()| {
+            let found = transactions.renew().map_err(failed("start a producer")).and_then(|()| {
                 let inputs: Vec<(&str, u32)> =
                     commits.iter().map(|c| (c.topic.as_str(), c.partition)).collect();
                 committed(&self.consumer, &inputs)
@@ -298,7 +304,7 @@ impl KafkaSession {
                     });
                     return match (is_mine, is_before) {
                         (true, _) => Outcome::Committed(Vec::new()),
-                        (_, true) => Outcome::Aborted("the transaction did not commit".to_owned()),
+                        (_, true) => Outcome::Aborted("the transaction did not commit".to_owned(), commits),
                         _ => Outcome::Fenced("another has committed".to_owned()),
                     };
                 }
@@ -341,39 +347,7 @@ impl Drop for KafkaSession {
     }
 }
 
-impl Session for KafkaSession {
-    fn wait(&mut self, timeout: Duration) -> Vec<Ownership> {
-        if self.rejoin_if_fatal() {
-            return vec![Ownership::Lost];
-        }
-        self.fetch_ready();
-        self.poll(timeout);
-        let events: Vec<Event> = self.consumer.context().events.lock().drain(..).collect();
-        let mut changes = Vec::new();
-        for event in events {
-            match event {
-                Event::Assigned(inputs) => {
-                    let retained = self.retained(&inputs).unwrap_or_else(|error| {
-                        tracing::warn!("Kafka: {error}");
-                        vec![false; inputs.len()]
-                    });
-                    let retained = inputs.iter().zip(retained).filter(|(_, is_kept)| *is_kept);
-                    let retained = retained.map(|(input, _)| input.clone()).collect();
-                    let changed_at = Instant::now();
-                    self.assignment = Some(Assignment { inputs: inputs.len(), fetched: 0, changed_at });
-                    changes.push(Ownership::Assigned { inputs, retained });
-                }
-                Event::Revoked { is_lost: true } => {
-                    self.drop_inputs();
-                    self.committed.clear();
-                    changes.push(Ownership::Lost);
-                }
-                Event::Revoked { is_lost: false } => changes.push(Ownership::Revoked),
-            }
-        }
-        changes
-    }
-
+impl LogInput for KafkaSession {
     fn read(
         &mut self,
         topic: &str,
@@ -403,31 +377,78 @@ impl Session for KafkaSession {
             _ => from,
         }
     }
+}
 
-    fn commit(&mut self, commits: &mut Vec<TaskCommit>) -> Outcome {
-        let Some(group) = self.consumer.group_metadata() else {
-            return Outcome::Fenced("the group knows nothing of this worker".to_owned());
-        };
-        let begun = Instant::now();
-        let outcome = match self.transactions.commit(&group, commits) {
+impl Session for KafkaSession {
+    fn wait(&mut self, timeout: Duration) -> Vec<Ownership> {
+        let is_committing = self.transactions.is_none();
+        if !is_committing && self.rejoin_if_fatal() {
+            return vec![Ownership::Lost];
+        }
+        // An answer to a rebalance is not this one's to give.
+        if self.consumer.context().events.lock().is_empty() {
+            self.fetch_ready();
+        }
+        self.poll(timeout);
+        if is_committing {
+            return Vec::new();
+        }
+        let events: Vec<Event> = self.consumer.context().events.lock().drain(..).collect();
+        let mut changes = Vec::new();
+        for event in events {
+            match event {
+                Event::Assigned(inputs) => {
+                    let retained = self.retained(&inputs).unwrap_or_else(|error| {
+                        tracing::warn!("Kafka: {error}");
+                        vec![false; inputs.len()]
+                    });
+                    let retained = inputs.iter().zip(retained).filter(|(_, is_kept)| *is_kept);
+                    let retained = retained.map(|(input, _)| input.clone()).collect();
+                    let changed_at = Instant::now();
+                    self.assignment = Some(Assignment { inputs: inputs.len(), fetched: 0, changed_at });
+                    changes.push(Ownership::Assigned { inputs, retained });
+                }
+                Event::Revoked { is_lost: true } => {
+                    self.drop_inputs();
+                    self.committed.clear();
+                    changes.push(Ownership::Lost);
+                }
+                Event::Revoked { is_lost: false } => changes.push(Ownership::Revoked),
+            }
+        }
+        changes
+    }
+
+    fn begin_commit(&mut self, commits: Vec<TaskCommit>) {
+        let transactions = self.transactions.take().expect("one commit at a time");
+        let group = self.consumer.group_metadata().expect("it has a group.id");
+        self.committing_since = Instant::now();
+        self.committer.begin(Job { transactions, group, commits });
+    }
+
+    fn outcome(&mut self, timeout: Duration) -> Option<Outcome> {
+        let Done { mut transactions, commits, result } = self.committer.wait(timeout)?;
+        let names: Vec<_> = commits
+            .iter()
+            .map(|c| ((c.topic.clone(), c.partition), (c.next_offset, c.txn_id.clone())))
+            .collect();
+        let outcome = match result {
             Ok(barriers) => Outcome::Committed(barriers),
-            Err(Failure::Aborted(why)) => Outcome::Aborted(why),
+            Err(Failure::Aborted(why)) => Outcome::Aborted(why, commits),
             Err(Failure::Unknown(why)) => {
                 tracing::warn!("a transaction ended without an answer: {why}");
-                self.resolve(commits)
+                self.resolve(&mut transactions, commits)
             }
         };
+        self.transactions = Some(transactions);
         match &outcome {
             Outcome::Committed(_) => {
-                tracing::debug!(tasks = commits.len(), took = ?begun.elapsed(), "committed");
-                for commit in commits.drain(..) {
-                    self.committed
-                        .insert((commit.topic, commit.partition), (commit.next_offset, commit.txn_id));
-                }
+                tracing::debug!(tasks = names.len(), took = ?self.committing_since.elapsed(), "committed");
+                self.committed.extend(names);
             }
-            Outcome::Aborted(why) | Outcome::Fenced(why) => tracing::warn!("commit: {why}"),
+            Outcome::Aborted(why, _) | Outcome::Fenced(why) => tracing::warn!("commit: {why}"),
         }
-        outcome
+        Some(outcome)
     }
 
     fn confirm(&mut self) -> Membership {

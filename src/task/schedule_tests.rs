@@ -1,0 +1,240 @@
+//! Any schedule of appends, commits, sweeps and crashes gives the values that the oracle gives.
+
+use std::time::{Duration, Instant};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::tests::Bench;
+use super::{PendingCommit, Runner, UnitRead, cell};
+use crate::config::DefinitionFiles;
+use crate::log::{Log, TaskCommit};
+use crate::model::key::KeyPart;
+use crate::model::{Millis, Value};
+use crate::oracle::{Oracle, OracleRecord, is_equal};
+
+const DEFINITIONS: &str = "
+entities: { user: { key: user_id, type: string } }
+sources:
+  clicks:
+    key: user_id
+    event_time: { path: t, format: unix_ms }
+    event_id: id
+    grace: 5m
+    fields: { user_id: { type: string }, x: { type: float64 } }
+feature_groups:
+  g:
+    entity: user
+    source: clicks
+    history: 10m
+    features:
+      n: { aggregate: count, window: 20m }
+      sum: { aggregate: sum, of: x, window: 20m }
+      p95: { aggregate: percentile, q: 0.95, of: x, window: 20m }
+      max: { aggregate: max, of: x, window: 5m }
+      last: { aggregate: last_k, k: 3, of: x, window: 10m }
+";
+const FEATURES: [&str; 5] = ["n", "sum", "p95", "max", "last"];
+const USERS: u8 = 12;
+/// Units that need not stay are evicted at once.
+const CACHE_BYTES: usize = 0;
+
+#[derive(Clone, Debug)]
+struct Click {
+    user: u8,
+    /// Than the newest before it.
+    later: Millis,
+    /// Sent twice.
+    is_repeated: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Append(Vec<Click>),
+    Apply,
+    BeginCommit,
+    /// The commit under way becomes durable; until then it may have been aborted any number of times.
+    EndCommit,
+    /// The next boundary looks for garbage.
+    MakeSweepDue,
+    Crash {
+        /// Whether the commit under way had become durable.
+        is_durable: bool,
+    },
+}
+
+fn click() -> impl Strategy<Value = Click> {
+    let later = prop_oneof![300 => 0..8_000_i64, 20 => -400_000..0_i64, 1 => 0..14_400_000_i64];
+    // One of them has most, as in life.
+    let user = prop_oneof![10 => Just(0), 1 => 1..USERS];
+    (user, later, prop::bool::weighted(0.1)).prop_map(|(user, later, is_repeated)| Click {
+        user,
+        later,
+        is_repeated,
+    })
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        3 => vec(click(), 1..200).prop_map(Act::Append),
+        3 => vec(click(), 1..4).prop_map(Act::Append),
+        6 => Just(Act::Apply),
+        5 => Just(Act::BeginCommit),
+        4 => Just(Act::EndCommit),
+        2 => Just(Act::MakeSweepDue),
+        1 => any::<bool>().prop_map(|is_durable| Act::Crash { is_durable }),
+    ]
+}
+
+struct Run {
+    bench: Bench,
+    runner: Runner,
+    under_way: Option<(TaskCommit, PendingCommit)>,
+    oracle: Oracle,
+    next_id: u32,
+    time: Millis,
+}
+
+impl Run {
+    fn new(checkpoint_interval: Duration) -> Self {
+        let bench = Bench::of(DEFINITIONS, checkpoint_interval, CACHE_BYTES);
+        let definitions = DefinitionFiles::of_text(DEFINITIONS).definitions;
+        let oracle = Oracle::new(&definitions, 1).expect("no mistakes");
+        let runner = bench.take_over().expect("a new one");
+        Self { bench, runner, under_way: None, oracle, next_id: 0, time: 10_000_000 }
+    }
+
+    fn act(&mut self, act: &Act) {
+        match act {
+            Act::Append(clicks) => self.append(clicks),
+            Act::Apply => self.bench.catch_up(&mut self.runner),
+            Act::BeginCommit if self.under_way.is_none() => {
+                self.under_way = self.runner.prepare_commit(false).expect("readable");
+            }
+            Act::EndCommit => {
+                if let Some((commit, pending)) = self.under_way.take() {
+                    self.bench.settle(commit);
+                    self.runner.complete_commit(pending, None).expect("writable");
+                }
+            }
+            Act::BeginCommit => {}
+            Act::MakeSweepDue => {
+                self.runner.swept_at =
+                    Instant::now().checked_sub(Duration::from_secs(60)).unwrap_or(self.runner.swept_at);
+            }
+            Act::Crash { is_durable } => {
+                if let Some((commit, _)) = self.under_way.take()
+                    && *is_durable
+                {
+                    self.bench.settle(commit);
+                }
+                self.runner = self.bench.take_over().expect("it goes on");
+            }
+        }
+    }
+
+    fn append(&mut self, clicks: &[Click]) {
+        let mut append = crate::log::Append::to("clicks");
+        for click in clicks {
+            let time = self.time + click.later;
+            self.time = self.time.max(time);
+            self.next_id += 1;
+            let event = format!(
+                "{{\"user_id\":\"u{}\",\"t\":{},\"id\":{},\"x\":{}}}",
+                click.user,
+                time,
+                self.next_id,
+                f64::from(self.next_id * 7 % 101) / 8.0
+            );
+            for _ in 0..=u8::from(click.is_repeated) {
+                append.push(0, None, Some(event.as_bytes()), &[]);
+            }
+        }
+        self.bench.log.append(append).expect("appended");
+    }
+
+    /// What the store holds of units when everything is applied and committed.
+    fn rows(&mut self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        for act in [Act::Apply, Act::EndCommit, Act::BeginCommit, Act::EndCommit] {
+            self.act(&act);
+        }
+        let mut rows = Vec::new();
+        let visit = &mut |key: &[u8], value: &[u8]| {
+            rows.push((key.to_vec(), value.to_vec()));
+            true
+        };
+        self.runner.task().store.scan(b"u", visit).expect("readable");
+        rows
+    }
+
+    /// Everything that can be read is what the oracle makes of the records below the position.
+    fn check(&mut self) {
+        for batch in self.bench.log.read("clicks", 0, 0, usize::MAX).expect("readable") {
+            for record in batch.records().filter(|r| r.offset < self.runner.position) {
+                self.oracle.push(&OracleRecord {
+                    topic: "clicks".to_owned(),
+                    partition: 0,
+                    offset: record.offset,
+                    timestamp: record.time,
+                    key: None,
+                    value: record.value.map(<[u8]>::to_vec),
+                });
+            }
+        }
+        let task = self.runner.task();
+        let group = &task.groups[0].group;
+        let counts = task.state.read().groups[0];
+        let expected = self.oracle.group_counts("g");
+        let expected = |name: &str| expected.get(name).copied().unwrap_or(0);
+        assert_eq!((counts.applied, counts.duplicate), (expected("applied"), expected("duplicate")));
+        let Some(now) = self.oracle.stream_time("g") else {
+            assert_eq!(self.runner.position, 0, "the first record is always accepted");
+            return;
+        };
+        for user in (0..USERS).map(|n| format!("u{n}")) {
+            let mut entity = Vec::new();
+            KeyPart::String(&user).encode(&mut entity);
+            for now in [now - 900_000, now - 500_000, now, now + 600_000] {
+                let read = UnitRead { slot: 0, entity: &entity, features: &[0, 1, 2, 3, 4], now };
+                let (answers, _) = task.read(&[read]).expect("readable");
+                for (i, name) in FEATURES.iter().enumerate() {
+                    let key = [Value::String(user.as_str().into())];
+                    let theirs = self.oracle.lookup("g", name, &key, now);
+                    let ours = cell(&group.features[i], &answers[0], answers[0].answers.get(i), now);
+                    assert!(
+                        is_equal(&theirs.value, &ours.value, theirs.scale)
+                            && theirs.status == ours.status.name(),
+                        "{name} of {user} at {now}: {ours:?}, and by the oracle {theirs:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// All units are due at every boundary, none are, or those that were changed a while ago.
+    #[test]
+    fn every_schedule_gives_the_values_of_the_oracle(
+        acts in vec(act(), 1..100),
+        interval in prop::sample::select(vec![0, 400, 3_600_000_000]),
+        has_sweeps in any::<bool>(),
+    ) {
+        let mut run = Run::new(Duration::from_micros(interval));
+        for act in acts.iter().filter(|a| has_sweeps || !matches!(a, Act::MakeSweepDue)) {
+            run.act(act);
+            run.check();
+        }
+        run.act(&Act::Crash { is_durable: false });
+        run.check();
+        let mut undisturbed = Run::new(Duration::ZERO);
+        for act in acts.iter().filter(|a| matches!(a, Act::Append(_))) {
+            undisturbed.act(act);
+        }
+        if interval == 0 && !has_sweeps {
+            prop_assert_eq!(run.rows(), undisturbed.rows());
+        }
+    }
+}
