@@ -1,4 +1,5 @@
-//! Crash points: places at which a test lets the process die as if by `kill -9`.
+//! Faults that a test asks for: places at which the process dies as if by `kill -9`, and transactions
+//! that are aborted.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,6 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Variable of the environment: the name of a point, and after a colon which pass of it is fatal
 /// (1 if left out).
 pub const CRASH_AT: &str = "THALWEG_CRASH_AT";
+
+/// Variable of the environment: every how manieth transaction is aborted rather than committed.
+pub const ABORT_EVERY: &str = "THALWEG_ABORT_EVERY";
 
 struct Planned {
     point: String,
@@ -29,4 +33,12 @@ pub fn crash_point(point: &str) {
         eprintln!("{CRASH_AT}: dies at {point}");
         std::process::abort();
     }
+}
+
+/// Whether the transaction under way is one of those that a test wants aborted.
+pub fn is_to_abort() -> bool {
+    static EVERY: OnceLock<Option<u64>> = OnceLock::new();
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let read = || std::env::var(ABORT_EVERY).ok()?.parse().ok().filter(|every| *every > 0);
+    EVERY.get_or_init(read).is_some_and(|every| COUNT.fetch_add(1, Ordering::Relaxed) % every == every - 1)
 }

@@ -180,7 +180,7 @@ impl Standby {
             let begun = Instant::now();
             // The end first: what is committed by then is below.
             rows.read()?;
-            if let Some((committed, _)) = rows.reader.committed(&task.topic, task.partition)? {
+            if let Some(committed) = rows.reader.committed(&task.topic, task.partition) {
                 runner.follow_to(committed);
             }
             let end = input.read()?;

@@ -34,7 +34,7 @@ impl Broker {
     /// `log:` of a configuration, with short timeouts.
     pub fn log(&self, partitions: u32) -> String {
         format!(
-            "log: {{ kafka: {{ brokers: [\"{}\"], partitions: {partitions}, properties: {{ session.timeout.ms: 6000, heartbeat.interval.ms: 500 }} }} }}",
+            "log: {{ kafka: {{ brokers: [\"{}\"], partitions: {partitions}, properties: {{ session.timeout.ms: 6000, heartbeat.interval.ms: 500, transaction.timeout.ms: 5000 }} }} }}",
             self.bootstrap
         )
     }
@@ -104,6 +104,21 @@ impl Broker {
             .set("enable.idempotence", "true")
             .set("linger.ms", "1");
         config.create().expect("a producer")
+    }
+
+    /// Makes a group rebalance `times` over: a member comes, and goes again.
+    pub fn disturb(&self, group: &str, topic: &str, times: u32) {
+        for _ in 0..times {
+            let mut config = ClientConfig::new();
+            config
+                .set("bootstrap.servers", &self.bootstrap)
+                .set("group.id", group)
+                .set("enable.auto.commit", "false")
+                .set("partition.assignment.strategy", "range");
+            let member: BaseConsumer = config.create().expect("a consumer");
+            member.subscribe(&[topic]).expect("it subscribes");
+            let _ = member.poll(Duration::from_millis(300));
+        }
     }
 
     /// What a group has committed.

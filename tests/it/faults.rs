@@ -1,6 +1,6 @@
 //! Faults on a real Kafka: nodes killed at crash points and at random moments, frozen beyond their
-//! session, robbed of their disk; brokers killed and paused; partitions moved about. Then everything
-//! that the engine said and wrote is compared with the records of the topic itself.
+//! session, robbed of their disk; brokers killed and paused; the group disturbed, transactions aborted.
+//! Then everything that the engine said and wrote is compared with the records of the topic itself.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::process::Command;
@@ -20,6 +20,8 @@ const PARTITIONS: u32 = 8;
 const USERS: u64 = 40;
 /// The session timeout of `Broker::log`.
 const SESSION: Duration = Duration::from_secs(6);
+/// One in so many transactions is aborted.
+const ABORT_EVERY: &str = "7";
 /// Steps at which a process may die (`src/fault.rs`).
 const CRASH_POINTS: [&str; 14] = [
     "boundary",
@@ -62,8 +64,9 @@ impl Node {
             "checkpoint_interval: 300ms\ncommit_interval: 20ms\nworkers: 1\nstandby_replicas: 1\n{}",
             broker.log(PARTITIONS)
         );
-        let node =
-            Self { place: Place::new(DEFINITIONS, &more), engine: Mutex::new(None), rest: Mutex::new(None) };
+        let mut place = Place::new(DEFINITIONS, &more);
+        place.variables.push(("THALWEG_ABORT_EVERY", ABORT_EVERY.to_owned()));
+        let node = Self { place, engine: Mutex::new(None), rest: Mutex::new(None) };
         node.start();
         node
     }
@@ -300,7 +303,12 @@ impl Faults {
         let mut count = |what: &str| *figures.entry(what.to_owned()).or_default() += 1;
         self.send_one();
         match kind(cycle, seed) {
-            0..=6 => {
+            0 => {
+                count("rebalance storm");
+                self.broker.disturb("test", "payments", 5);
+                return self.send_one();
+            }
+            1..=6 => {
                 std::thread::sleep(pause);
                 count("kill -9");
                 node.kill();
@@ -341,7 +349,7 @@ impl Faults {
                 return self.send_one();
             }
             _ => {
-                count("node frozen beyond its session");
+                count("node frozen beyond its session and its transaction");
                 node.signal("-STOP");
                 std::thread::sleep(Duration::from_secs(8));
                 self.send_one();

@@ -10,6 +10,8 @@ use serde_json::{Value as Json, json};
 /// A folder with definitions and a configuration.
 pub struct Place {
     pub folder: tempfile::TempDir,
+    /// Of its environment.
+    pub variables: Vec<(&'static str, String)>,
 }
 
 /// A running engine.
@@ -29,7 +31,7 @@ impl Place {
             "app: test\ndefinitions: [features.yaml]\nlisten: {{ rest: 127.0.0.1:0, grpc: 127.0.0.1:0, operate: 127.0.0.1:0 }}\nmemory: 256MiB\n{more}\n"
         );
         std::fs::write(folder.path().join("thalweg.yaml"), config).expect("writable");
-        Self { folder }
+        Self { folder, variables: Vec::new() }
     }
 
     pub fn config(&self) -> PathBuf {
@@ -43,6 +45,7 @@ impl Place {
             .args(["run", "--config"])
             .arg(self.config())
             .env("LOG_LEVEL", std::env::var("THALWEG_TEST_LOG").as_deref().unwrap_or("error"))
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::piped());
         command
     }

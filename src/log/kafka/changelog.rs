@@ -1,4 +1,4 @@
-//! Following a changelog, and what offsets say was committed (PROTOCOL 20, 23 to 26, 31, 32).
+//! Following a changelog (PROTOCOL 23 to 25, 31, 32).
 
 use std::time::{Duration, Instant};
 
@@ -7,6 +7,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
+use super::offsets::PATIENCE;
 use super::{KafkaLog, TIMEOUT, TopicKind, failed};
 use crate::error::{Error, Result};
 use crate::model::{Change, Offset};
@@ -30,44 +31,12 @@ pub(super) fn changelog_topic(app: &str, topic: &str) -> String {
     }
 }
 
-/// What offsets of a task's input say was committed.
-pub struct Recovered {
-    /// Next offset and the name of the commit; none: nothing was ever committed.
-    pub committed: Option<(Offset, String)>,
-    /// First offset of the input that is still there.
-    pub start: Offset,
-    /// Next offset of the input to be appended.
-    pub end: Offset,
-}
-
 /// A changelog partition as it is followed into a store.
 pub struct Following<'a> {
     /// Takes rows of committed records in order, and the position behind them.
     pub adopt: &'a mut dyn FnMut(&[Change], Offset) -> Result<()>,
     /// Hears of progress: records so far, the position and its goal.
     pub progress: &'a mut dyn FnMut(u64, Offset, Offset),
-}
-
-/// What is committed for some partitions, stable: behind every transaction that is under way.
-pub(super) fn committed(
-    reader: &BaseConsumer<impl rdkafka::consumer::ConsumerContext + 'static>,
-    inputs: &[(&str, u32)],
-) -> Result<Vec<Option<(Offset, String)>>> {
-    let mut list = TopicPartitionList::new();
-    for (topic, partition) in inputs {
-        list.add_partition(topic, *partition as i32);
-    }
-    let found = reader.committed_offsets(list, TIMEOUT).map_err(failed("read committed offsets"))?;
-    Ok(inputs
-        .iter()
-        .map(|(topic, partition)| {
-            let element = found.find_partition(topic, *partition as i32)?;
-            match element.offset() {
-                KafkaOffset::Offset(next) => Some((next as Offset, element.metadata().to_owned())),
-                _ => None,
-            }
-        })
-        .collect())
 }
 
 impl KafkaLog {
@@ -99,7 +68,7 @@ impl KafkaLog {
             if is_stable {
                 break;
             }
-            self.await_stable(&changelog, partition, goal)?;
+            self.await_stable(topic, partition, goal)?;
         }
         (following.adopt)(&[], next.max(goal))?;
         Ok((next.max(goal), records))
@@ -149,10 +118,17 @@ impl KafkaLog {
         Ok(next)
     }
 
-    /// Waits until no transaction is open below `goal`.
-    fn await_stable(&self, changelog: &str, partition: u32, goal: Offset) -> Result<()> {
+    /// Waits until no transaction is open below `goal` of the changelog of the task on `partition` of
+    /// `topic`.
+    fn await_stable(&self, topic: &str, partition: u32, goal: Offset) -> Result<()> {
+        let changelog = &changelog_topic(&self.options.app, topic);
         let begun = Instant::now();
+        let mut is_fenced = false;
         while self.stable_end(changelog, partition)? < goal {
+            if begun.elapsed() > PATIENCE && !is_fenced {
+                self.fence_last(topic, partition)?;
+                is_fenced = true;
+            }
             if begun.elapsed() > SILENCE_MAX {
                 let message = format!(
                     "a transaction has been open on {changelog}/{partition} for {SILENCE_MAX:?}, below {goal}"
@@ -186,25 +162,6 @@ impl KafkaLog {
     pub fn ensure_changelog(&self, topic: &str, partitions: u32) -> Result<()> {
         let changelog = changelog_topic(&self.options.app, topic);
         self.ensure_topic(&changelog, Some(partitions), TopicKind::Changelog).map(drop)
-    }
-
-    /// What is committed for the task on `partition` of `topic`.
-    ///
-    /// # Errors
-    /// The brokers do not answer.
-    pub fn recovered(&self, topic: &str, partition: u32) -> Result<Recovered> {
-        let reader = &self.stable_probe;
-        let mut found = committed(reader, &[(topic, partition)])?;
-        // "None" may be the answer of a coordinator that has just moved.
-        for _ in 0..3 {
-            if found[0].is_some() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-            found = committed(reader, &[(topic, partition)])?;
-        }
-        let (start, end) = self.watermarks(topic, partition)?;
-        Ok(Recovered { committed: found.remove(0), start, end })
     }
 }
 

@@ -131,11 +131,22 @@ impl KafkaOptions {
         config
     }
 
-    /// The producer of worker `index`.
-    pub(super) fn transactional(&self, index: usize) -> ClientConfig {
+    /// The transactional id of worker `index`: stable, so that a restart ends what its predecessor
+    /// left open.
+    pub(super) fn producer(&self, index: usize) -> String {
+        format!("{}-{}-{index}", self.app, self.node)
+    }
+
+    /// Whether `producer` is the transactional id of a worker of this node.
+    pub(super) fn is_own(&self, producer: &str) -> bool {
+        let index = producer.strip_prefix(&format!("{}-{}-", self.app, self.node));
+        index.is_some_and(|index| index.parse::<usize>().is_ok())
+    }
+
+    /// The producer of this transactional id.
+    pub(super) fn transactional(&self, producer: &str) -> ClientConfig {
         let mut config = self.base();
-        // Stable, so that a restart ends what its predecessor left open.
-        config.set("transactional.id", format!("{}-{}-{index}", self.app, self.node));
+        config.set("transactional.id", producer);
         unless_given(&mut config, &self.properties, "transaction.timeout.ms", "10000");
         unless_given(&mut config, &self.properties, "linger.ms", "2");
         unless_given(&mut config, &self.properties, "compression.type", "lz4");

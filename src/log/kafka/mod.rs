@@ -3,6 +3,7 @@
 mod changelog;
 mod client;
 mod committer;
+mod offsets;
 mod producer;
 mod session;
 mod table;

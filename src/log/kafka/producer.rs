@@ -9,12 +9,12 @@ use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
-use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
 use super::changelog::{BARRIER_KEY, changelog_topic};
 use super::client::KafkaOptions;
+use super::offsets::offsets_of;
 use super::{TIMEOUT, send, send_all};
-use crate::fault::crash_point;
+use crate::fault::{crash_point, is_to_abort};
 use crate::log::TaskCommit;
 use crate::model::Offset;
 
@@ -96,7 +96,7 @@ impl Transactions {
         self.producer = None;
         let context = DeliveryContext(Arc::clone(&self.deliveries));
         let producer: ThreadedProducer<DeliveryContext> =
-            self.options.transactional(self.index).create_with_context(context)?;
+            self.options.transactional(&self.options.producer(self.index)).create_with_context(context)?;
         producer.init_transactions(TIMEOUT)?;
         self.producer = Some(producer);
         Ok(())
@@ -160,14 +160,12 @@ impl Transactions {
         crash_point("produced");
         self.await_deliveries(sent)?;
         crash_point("flushed");
-        let mut offsets = TopicPartitionList::with_capacity(commits.len());
-        for commit in commits {
-            let next = KafkaOffset::Offset(commit.next_offset as i64);
-            offsets.add_partition_offset(&commit.topic, commit.partition as i32, next)?;
-            if let Some(mut element) = offsets.find_partition(&commit.topic, commit.partition as i32) {
-                element.set_metadata(&commit.txn_id);
-            }
+        if is_to_abort() {
+            return Err(KafkaError::MessageProduction(RDKafkaErrorCode::Fail));
         }
+        let committed =
+            commits.iter().map(|c| (c.topic.as_str(), c.partition, c.next_offset, c.txn_id.as_str()));
+        let offsets = offsets_of(committed, &self.options.producer(self.index))?;
         producer.send_offsets_to_transaction(&offsets, group, TIMEOUT)?;
         crash_point("offsets");
         producer.commit_transaction(TIMEOUT)?;

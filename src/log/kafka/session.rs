@@ -16,11 +16,11 @@ use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
-use super::changelog::committed;
 use super::client::KafkaOptions;
 use super::committer::{Committer, Done, Job};
-use super::failed;
+use super::offsets::{committed, offsets_of};
 use super::producer::{Failure, RENEW_PAUSE, Transactions};
+use super::{TIMEOUT, failed};
 use crate::error::Result;
 use crate::log::batch::SparseBuilder;
 use crate::log::{Input as LogInput, LogBatch, Membership, Outcome, Ownership, Session, Start, TaskCommit};
@@ -33,7 +33,7 @@ const TAKE_BYTES: usize = 4 << 20;
 const BUFFERED_MAX: usize = 16 << 20;
 
 /// Distance of assignments, when not all tasks are ready at once.
-const ASSIGN_EVERY: Duration = Duration::from_secs(3);
+const ASSIGN_EVERY: Duration = Duration::from_secs(1);
 
 /// What librdkafka has said and the worker has not heard yet.
 enum Event {
@@ -245,8 +245,12 @@ impl KafkaSession {
             return;
         };
         let are_all_ready = self.inputs.len() == assignment.inputs;
-        let is_patient = assignment.changed_at.elapsed() < ASSIGN_EVERY;
-        let is_due = are_all_ready || (!is_patient && self.inputs.len() > assignment.fetched);
+        let is_early = assignment.changed_at.elapsed() < ASSIGN_EVERY;
+        let is_due = if is_early {
+            are_all_ready && assignment.fetched == 0
+        } else {
+            self.inputs.len() > assignment.fetched
+        };
         if !is_due {
             return;
         }
@@ -273,16 +277,20 @@ impl KafkaSession {
         self.buffered = 0;
     }
 
-    /// Whether the last commit on each input is still the one that this session made or took over.
-    fn retained(&self, inputs: &[(String, u32)]) -> Result<Vec<bool>> {
-        let known: Vec<(&str, u32)> = inputs.iter().map(|(t, p)| (t.as_str(), *p)).collect();
-        let found = committed(&self.consumer, &known)?;
-        Ok(inputs
-            .iter()
+    /// Of `inputs`, those whose last commit is still the one that this session made or took over.
+    fn retained(&self, inputs: &[(String, u32)]) -> Result<Vec<(String, u32)>> {
+        // Others are not asked about: they may wait for a transaction of who had them.
+        let known: Vec<&(String, u32)> = inputs.iter().filter(|i| self.committed.contains_key(*i)).collect();
+        let asked: Vec<(&str, u32)> = known.iter().map(|(t, p)| (t.as_str(), *p)).collect();
+        let found = committed(&self.consumer, &asked, TIMEOUT)?;
+        let is_same = |input: &(String, u32), found: Option<(Offset, String)>| {
+            self.committed.get(input).map(|(_, txn)| txn) == found.map(|(_, txn)| txn).as_ref()
+        };
+        Ok(known
+            .into_iter()
             .zip(found)
-            .map(|(input, found)| {
-                self.committed.get(input).map(|(_, txn)| txn) == found.map(|(_, txn)| txn).as_ref()
-            })
+            .filter(|(i, f)| is_same(i, f.clone()))
+            .map(|(i, _)| i.clone())
             .collect())
     }
 
@@ -292,7 +300,7 @@ impl KafkaSession {
             let found = transactions.renew().map_err(failed("start a producer")).and_then(|()| {
                 let inputs: Vec<(&str, u32)> =
                     commits.iter().map(|c| (c.topic.as_str(), c.partition)).collect();
-                committed(&self.consumer, &inputs)
+                committed(&self.consumer, &inputs, TIMEOUT)
             });
             match found {
                 Ok(found) => {
@@ -400,10 +408,10 @@ impl Session for KafkaSession {
                 Event::Assigned(inputs) => {
                     let retained = self.retained(&inputs).unwrap_or_else(|error| {
                         tracing::warn!("Kafka: {error}");
-                        vec![false; inputs.len()]
+                        Vec::new()
                     });
-                    let retained = inputs.iter().zip(retained).filter(|(_, is_kept)| *is_kept);
-                    let retained = retained.map(|(input, _)| input.clone()).collect();
+                    // Whoever has the others now commits for them.
+                    self.committed.retain(|input, _| inputs.contains(input));
                     let changed_at = Instant::now();
                     self.assignment = Some(Assignment { inputs: inputs.len(), fetched: 0, changed_at });
                     changes.push(Ownership::Assigned { inputs, retained });
@@ -458,13 +466,10 @@ impl Session for KafkaSession {
         else {
             return if self.inputs.is_empty() { Membership::Valid } else { Membership::Lost };
         };
-        let mut list = TopicPartitionList::new();
-        if list.add_partition_offset(topic, *partition as i32, KafkaOffset::Offset(*next as i64)).is_ok()
-            && let Some(mut element) = list.find_partition(topic, *partition as i32)
-        {
-            element.set_metadata(txn);
-        }
-        match self.consumer.commit(&list, CommitMode::Sync) {
+        let offset = std::iter::once((topic.as_str(), *partition, *next, txn.as_str()));
+        let committed = offsets_of(offset, &self.options.producer(self.index))
+            .and_then(|list| self.consumer.commit(&list, CommitMode::Sync));
+        match committed {
             Ok(()) => Membership::Valid,
             Err(KafkaError::ConsumerCommit(code)) if is_expelled(code) => Membership::Lost,
             Err(error) => {

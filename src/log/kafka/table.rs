@@ -9,13 +9,17 @@ use rdkafka::message::{BorrowedMessage, Message};
 use rdkafka::producer::BaseRecord;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
-use super::changelog::{changelog_topic, committed, passed};
+use super::changelog::{changelog_topic, passed};
+use super::offsets::committed;
 use super::session::push_message;
 use super::{KafkaLog, TIMEOUT, failed};
 use crate::error::Result;
 use crate::log::LogBatch;
 use crate::log::batch::SparseBuilder;
 use crate::model::{Millis, Offset};
+
+/// How long who follows waits for offsets.
+const GLANCE: Duration = Duration::from_millis(100);
 
 /// A record of a compacted topic.
 #[derive(Clone, Debug)]
@@ -105,12 +109,11 @@ impl PartitionReader {
         Ok((self.next >= end).then_some(asked_at))
     }
 
-    /// What is committed for an input of the application, stable.
-    ///
-    /// # Errors
-    /// The brokers do not answer.
-    pub fn committed(&self, topic: &str, partition: u32) -> Result<Option<(Offset, String)>> {
-        Ok(committed(&self.consumer, &[(topic, partition)])?.remove(0))
+    /// Next offset that is committed for an input of the application. None as long as a transaction
+    /// decides about it, or the brokers are away: whoever follows has other things to do meanwhile.
+    pub fn committed(&self, topic: &str, partition: u32) -> Option<Offset> {
+        let found = committed(&self.consumer, &[(topic, partition)], GLANCE).ok()?;
+        found.into_iter().next().flatten().map(|(next, _)| next)
     }
 }
 
