@@ -147,7 +147,7 @@ impl Loop {
             if !self.renew_lease() {
                 continue;
             }
-            for change in self.session.wait(patience) {
+            if let Some(change) = self.session.wait(patience) {
                 self.change(change);
             }
             self.welcome();
@@ -191,7 +191,7 @@ impl Loop {
                 Membership::Lost => self.change(Ownership::Lost),
                 Membership::Unknown => {
                     // Its own session timeout ends the assignment if this goes on.
-                    for change in self.session.wait(RETRY_PAUSE) {
+                    if let Some(change) = self.session.wait(RETRY_PAUSE) {
                         self.change(change);
                     }
                     return false;
@@ -230,29 +230,54 @@ impl Loop {
             }
             Ownership::Revoked => {
                 self.metrics.rebalance("revoked");
-                // Others may get the partitions: what was applied is theirs to see. What cannot be
-                // committed now is theirs to redo.
-                let deadline = Instant::now() + HAND_OVER_MAX;
-                while self.commit(false) && Instant::now() < deadline {
-                    if self.aborted.is_some() {
-                        std::thread::sleep(RETRY_PAUSE);
-                    }
-                }
+                self.hand_over();
                 if self.aborted.is_some() {
                     self.change(Ownership::Lost);
                 }
                 self.owned.clear();
                 self.session.release();
             }
+            Ownership::Taken(inputs) => {
+                self.metrics.rebalance("taken");
+                tracing::info!(partitions = inputs.len(), "taken");
+                self.hand_over();
+                // What could not be committed is theirs to redo.
+                if let Some(aborted) = &mut self.aborted {
+                    aborted.retain(|(commit, _)| !inputs.contains(&(commit.topic.clone(), commit.partition)));
+                }
+                self.aborted = self.aborted.take().filter(|aborted| !aborted.is_empty());
+                self.runners.retain(|r| !inputs.contains(&input_of(r.task())));
+                self.owned.retain(|input| !inputs.contains(input));
+                if let Some(host) = &self.host {
+                    host.keep_only(&self.owned);
+                }
+                self.session.release_some(&inputs);
+            }
             Ownership::Lost => {
                 self.metrics.rebalance("lost");
                 self.aborted = None;
+                if let Some(flight) = &mut self.flight {
+                    // Its outcome is no longer anybody's here.
+                    flight.tasks.clear();
+                    flight.pending.clear();
+                }
                 self.runners.clear();
                 self.owned.clear();
                 if let Some(host) = &self.host {
                     host.keep_only(&[]);
                 }
                 self.session.release();
+            }
+        }
+    }
+
+    /// Others may get partitions: what was applied is theirs to see. What cannot be committed soon is
+    /// theirs to redo.
+    fn hand_over(&mut self) {
+        let deadline = Instant::now() + HAND_OVER_MAX;
+        while self.commit(false) && Instant::now() < deadline {
+            if self.aborted.is_some() {
+                std::thread::sleep(RETRY_PAUSE);
             }
         }
     }
@@ -309,8 +334,11 @@ impl Loop {
                     }
                 }
             }
-            Outcome::Aborted(_, commits) => self.aborted = Some(commits.into_iter().zip(pending).collect()),
-            Outcome::Fenced(why) => self.end(&tasks, &why),
+            Outcome::Aborted(_, commits) if !tasks.is_empty() => {
+                self.aborted = Some(commits.into_iter().zip(pending).collect());
+            }
+            Outcome::Fenced(why) if !tasks.is_empty() => self.end(&tasks, &why),
+            Outcome::Aborted(..) | Outcome::Fenced(_) => {}
         }
         true
     }
@@ -355,6 +383,7 @@ impl Loop {
         let inputs: Vec<(String, u32)> =
             ended.iter().map(|r| input_of(r.task())).filter(|i| self.owned.contains(i)).collect();
         drop(ended);
+        self.session.stop(&inputs);
         let kept: Vec<(String, u32)> = self.runners.iter().map(|r| input_of(r.task())).collect();
         host.keep_only(&kept);
         host.take_over(&inputs, &self.taken_over.0);

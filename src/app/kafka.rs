@@ -314,7 +314,7 @@ impl Takeover {
     fn try_once(&self, task: &Arc<Task>) -> Result<Runner> {
         // Offsets first, then the end of the changelog: what they name is below it.
         let recovered = self.recovery.log.recovered(&task.topic, task.partition)?;
-        self.recovery.follow_changelog(&*task.store)?;
+        self.recovery.follow_changelog(task)?;
         let barrier = self.recovery.barrier(&*task.store)?;
         let found = barrier.as_deref().map(txn_id_of).transpose()?;
         match (&recovered.committed, &found) {

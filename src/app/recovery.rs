@@ -2,6 +2,7 @@
 //! for standbys.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::{Parts, Place};
 use crate::error::Result;
@@ -9,7 +10,7 @@ use crate::fault::crash_point;
 use crate::log::{BARRIER_KEY, Following, KafkaLog};
 use crate::model::Change;
 use crate::state::StateStore;
-use crate::task::StoreMeta;
+use crate::task::{StoreMeta, Task};
 
 /// Half of `delete.retention.ms` of changelogs: a store that stood still for longer may lack
 /// deletions (PROTOCOL 24).
@@ -25,8 +26,9 @@ pub(super) struct Recovery {
 }
 
 impl Recovery {
-    /// Makes the store a consistent copy of the changelog as it is now. Returns the position.
-    pub fn follow_changelog(&self, store: &dyn StateStore) -> Result<u64> {
+    /// Makes the store of `task` a consistent copy of the changelog as it is now. Returns the position.
+    pub fn follow_changelog(&self, task: &Task) -> Result<u64> {
+        let store = &*task.store;
         let position = match self.usable_position(store)? {
             Some(position) => position,
             None => {
@@ -34,7 +36,7 @@ impl Recovery {
                 0
             }
         };
-        self.follow(store, position)
+        self.follow(task, position)
     }
 
     /// The newest barrier record that the store has.
@@ -62,7 +64,8 @@ impl Recovery {
         Ok(is_usable.then_some(meta.position))
     }
 
-    fn follow(&self, store: &dyn StateStore, position: u64) -> Result<u64> {
+    fn follow(&self, task: &Task, position: u64) -> Result<u64> {
+        let store = &*task.store;
         let (topic, partition) = (self.place.topic.as_str(), self.place.partition);
         let now = self.parts.clock.now();
         let mut adopt = |rows: &[Change], next: u64| {
@@ -77,6 +80,8 @@ impl Recovery {
         let mut progress = |records: u64, at: u64, goal: u64| {
             metrics.restored(topic, partition, records - last);
             last = records;
+            task.changelog.0.store(at, Ordering::Relaxed);
+            task.changelog.1.store(goal, Ordering::Relaxed);
             tracing::info!(topic, partition, records, at, goal, "following the changelog");
         };
         let mut following = Following { adopt: &mut adopt, progress: &mut progress };

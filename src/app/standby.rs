@@ -157,7 +157,7 @@ impl Standby {
 
     fn follow(&self, task: &Arc<Task>) -> Result<()> {
         let log = &self.recovery.log;
-        let position = self.recovery.follow_changelog(&*task.store)?;
+        let position = self.recovery.follow_changelog(task)?;
         let from = ResumePoint {
             committed: self.recovery.barrier(&*task.store)?,
             start: log.start_offset(&task.topic, task.partition),

@@ -23,6 +23,8 @@ pub enum Ownership {
     /// No partition is the worker's any more once it has said [`Session::release`]; it may commit
     /// until then. Some may come back at once.
     Revoked,
+    /// These partitions are the worker's no more, once it has said [`Session::release_some`].
+    Taken(Vec<(String, u32)>),
     /// Others may own the partitions already: nothing may be committed.
     Lost,
 }
@@ -97,8 +99,9 @@ pub trait Input {
 /// A worker's side of a log: what it owns, what it reads, what it commits.
 pub trait Session: Input + Send {
     /// Lets the log work for at most `timeout`, or until there is something to read. Returns what
-    /// has changed in ownership, in order; while a commit is under way that is kept back.
-    fn wait(&mut self, timeout: Duration) -> Vec<Ownership>;
+    /// has changed in ownership, one change at a time, since the next stands on the answer to it; while
+    /// a commit is under way it is kept back, unless all is lost.
+    fn wait(&mut self, timeout: Duration) -> Option<Ownership>;
 
     /// Begins to make all of `commits` durable, or none. One at a time.
     fn begin_commit(&mut self, commits: Vec<TaskCommit>);
@@ -114,6 +117,12 @@ pub trait Session: Input + Send {
 
     /// The worker has let go of what was revoked.
     fn release(&mut self) {}
+
+    /// The worker has let go of these partitions, which were taken.
+    fn release_some(&mut self, _inputs: &[(String, u32)]) {}
+
+    /// Tasks on these inputs have ended; they may start anew, from elsewhere.
+    fn stop(&mut self, _inputs: &[(String, u32)]) {}
 
     /// A task is ready for its records.
     fn start(&mut self, _start: Start) {}
@@ -146,9 +155,9 @@ impl Input for LocalSession {
 }
 
 impl Session for LocalSession {
-    fn wait(&mut self, timeout: Duration) -> Vec<Ownership> {
+    fn wait(&mut self, timeout: Duration) -> Option<Ownership> {
         self.seen = self.log.wait(self.seen, timeout);
-        Vec::new()
+        None
     }
 
     fn begin_commit(&mut self, commits: Vec<TaskCommit>) {

@@ -124,6 +124,11 @@ impl View {
                     "redo_from": task.barrier.load(Ordering::Relaxed),
                     "checkpoint_age_seconds": task.checkpoint_age().as_secs_f64(),
                 });
+                let goal = task.changelog.1.load(Ordering::Relaxed);
+                if status == Status::Restoring && goal > 0 {
+                    let at = task.changelog.0.load(Ordering::Relaxed);
+                    partition["changelog"] = json!({ "at": at, "goal": goal });
+                }
                 if let Some(why) = task.failure() {
                     partition["failure"] = Json::from(why);
                 }

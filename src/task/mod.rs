@@ -185,6 +185,8 @@ pub struct Task {
     pub flushed_barrier: AtomicU64,
     /// Redo start of the last commit.
     pub barrier: AtomicU64,
+    /// While it is restored: the position in its changelog, and where that ends.
+    pub changelog: (AtomicU64, AtomicU64),
     /// Milliseconds since `started` of the last commit that wrote rows.
     checkpoint_at: AtomicU64,
     started: Instant,
@@ -246,6 +248,7 @@ impl Task {
             committed: AtomicU64::new(0),
             flushed_barrier: AtomicU64::new(0),
             barrier: AtomicU64::new(0),
+            changelog: (AtomicU64::new(0), AtomicU64::new(0)),
             checkpoint_at: AtomicU64::new(0),
             started: Instant::now(),
         }

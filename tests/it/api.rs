@@ -251,9 +251,7 @@ fn metrics_carry_their_promised_names() {
     let engine = place.start();
     engine.append("payments", &event(1, "ann", 7, 1, 2.5));
     engine.settled_stats();
-    let agent = ureq::Agent::new_with_defaults();
-    let mut response = agent.get(&format!("{}/v1/metrics", engine.rest)).call().expect("an answer");
-    let text = response.body_mut().read_to_string().expect("text");
+    let text = engine.metrics();
     for name in [
         "feature_pipeline_feature_read_latency_seconds",
         "feature_pipeline_feature_write_latency_seconds",

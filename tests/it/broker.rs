@@ -34,7 +34,7 @@ impl Broker {
     /// `log:` of a configuration, with short timeouts.
     pub fn log(&self, partitions: u32) -> String {
         format!(
-            "log: {{ kafka: {{ brokers: [\"{}\"], partitions: {partitions}, properties: {{ session.timeout.ms: 6000, heartbeat.interval.ms: 500, transaction.timeout.ms: 5000 }} }} }}",
+            "log: {{ kafka: {{ brokers: [\"{}\"], partitions: {partitions}, properties: {{ session.timeout.ms: 6000, heartbeat.interval.ms: 500 }} }} }}",
             self.bootstrap
         )
     }

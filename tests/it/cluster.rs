@@ -1,6 +1,6 @@
 //! Two nodes: any of them answers any key, and when one is killed the other goes on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
@@ -175,4 +175,74 @@ fn max_age_bounds_what_a_standby_may_say() {
     }
     assert!(roles.get(&true).is_some_and(|n| *n > 0), "{roles:?}");
     second.stop();
+}
+
+/// Waits until `count` nodes own something, and every partition is owned.
+fn await_owners(engine: &Engine, count: usize) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let routes = engine.get("/v1/routing").1["routes"].as_array().expect("routes").clone();
+        let owners: Vec<String> = routes.iter().map(|r| r["owner"]["node"].to_string()).collect();
+        let distinct: BTreeSet<&String> = owners.iter().collect();
+        let is_ready = engine.get("/v1/health").0 == 200;
+        if is_ready && distinct.len() == count && !owners.contains(&"null".to_owned()) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{routes:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The next generation of the group protocol (KIP-848): members come, go and die.
+#[test]
+fn the_consumer_protocol_moves_partitions_and_loses_nothing() {
+    let broker = Broker::start();
+    broker.create("payments", PARTITIONS);
+    let place = || {
+        let log = broker.log(PARTITIONS).replace("properties: {", "properties: { group.protocol: consumer,");
+        Place::new(DEFINITIONS, &format!("checkpoint_interval: 1s\ncommit_interval: 50ms\n{log}"))
+    };
+    let (first, other) = (place(), place());
+    let first = first.start();
+    let producer = broker.producer();
+    let mut number = 0;
+    let mut send_some = || {
+        for _ in 0..5 {
+            send(&producer, "payments", &records(number, PARTITIONS));
+            number += 1;
+        }
+        number
+    };
+    send_some();
+    let second = other.start();
+    send_some();
+    await_owners(&first, 2);
+    let metrics = first.metrics();
+    assert!(metrics.contains("thalweg_rebalances_total{kind=\"taken\"} 1"), "{metrics}");
+    send_some();
+    second.stop();
+    await_owners(&first, 1);
+    send_some();
+    let second = other.start();
+    await_owners(&first, 2);
+    send_some();
+    second.kill();
+    let sent = send_some();
+    let read = || first.get("/v1/stats").1["sources"]["payments"]["read"].as_u64().expect("a count");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while read() != sent * BATCH {
+        assert!(Instant::now() < deadline, "{} of {}", read(), sent * BATCH);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // What was applied by whom makes no difference.
+    let mut alone = Place::new(DEFINITIONS, &broker.log(PARTITIONS));
+    alone.variables.push(("THALWEG_APP", "alone".to_owned()));
+    let alone = alone.start();
+    let answers = |engine: &Engine| -> Vec<Json> {
+        engine.settled_stats();
+        (0..USERS).map(|user| engine.lookup(&body(user, None))["results"].clone()).collect()
+    };
+    assert_eq!(answers(&first), answers(&alone));
+    alone.stop();
+    first.stop();
 }

@@ -353,7 +353,8 @@ impl Faults {
                 node.signal("-STOP");
                 std::thread::sleep(Duration::from_secs(8));
                 self.send_one();
-                std::thread::sleep(Duration::from_secs(2));
+                // transaction.timeout.ms is 10 s.
+                std::thread::sleep(Duration::from_secs(4));
                 self.ask_as_it_wakes(node);
                 return self.send_one();
             }

@@ -128,6 +128,13 @@ impl Engine {
         get(&format!("{}{path}", self.rest))
     }
 
+    /// All metrics, as they are scraped.
+    pub fn metrics(&self) -> String {
+        let agent = ureq::Agent::new_with_defaults();
+        let answer = agent.get(format!("{}/v1/metrics", self.rest)).call();
+        answer.expect("an answer").body_mut().read_to_string().expect("text")
+    }
+
     /// Appends events, one per line.
     pub fn append(&self, topic: &str, lines: &str) -> Json {
         let (status, body) =

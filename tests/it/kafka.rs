@@ -163,9 +163,7 @@ fn topics_that_would_lose_state_and_keys_in_wrong_places_are_named() {
         .collect();
     send(&producer, "payments", &misplaced);
     engine.settled_stats();
-    let agent = ureq::Agent::new_with_defaults();
-    let url = format!("{}/v1/metrics", engine.rest);
-    let metrics = agent.get(url).call().expect("an answer").body_mut().read_to_string().expect("text");
+    let metrics = engine.metrics();
     let count =
         metrics.lines().find(|l| l.starts_with("thalweg_misplaced_records_total{")).expect("it is counted");
     assert!(!count.ends_with(" 0"), "{count}");

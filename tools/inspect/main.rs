@@ -212,20 +212,23 @@ fn run(target: &Target, command: &Command) -> Outcome<ExitCode> {
     match command {
         Command::Partitions => {
             println!(
-                "{:<44} {:>10} {:>12} {:>12} {:>12} {:>8}",
-                "task", "state", "applied", "committed", "redo from", "lag"
+                "{:<44} {:>10} {:>12} {:>12} {:>12} {:>8}  {}",
+                "task", "state", "applied", "committed", "redo from", "lag", "restored"
             );
             for p in target.partitions()?.as_array().into_iter().flatten() {
                 let n = |key: &str| p[key].as_u64().unwrap_or(0);
                 let text = |key: &str| p[key].as_str().unwrap_or("").to_owned();
+                let changelog = |key: &str| p["changelog"][key].as_f64();
+                let restored = changelog("at").zip(changelog("goal")).filter(|(_, goal)| *goal > 0.0);
                 println!(
-                    "{:<44} {:>10} {:>12} {:>12} {:>12} {:>8}",
+                    "{:<44} {:>10} {:>12} {:>12} {:>12} {:>8}  {}",
                     text("task"),
                     text("state"),
                     n("applied"),
                     n("committed"),
                     n("redo_from"),
-                    n("lag")
+                    n("lag"),
+                    restored.map_or_else(String::new, |(at, goal)| format!("{:.0} %", at / goal * 100.0))
                 );
             }
         }

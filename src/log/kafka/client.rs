@@ -14,10 +14,9 @@ const HEARTBEAT_MS: u64 = 1000;
 const LEASE_MARGIN_MS: u64 = 250;
 
 /// Properties that the protocol leans on.
-const RESERVED: [&str; 13] = [
+const RESERVED: [&str; 12] = [
     "bootstrap.servers",
     "group.id",
-    "group.protocol",
     "group.instance.id",
     "transactional.id",
     "enable.idempotence",
@@ -29,6 +28,9 @@ const RESERVED: [&str; 13] = [
     "partition.assignment.strategy",
     "acks",
 ];
+
+/// Properties of members of the group alone.
+const OF_MEMBERS: [&str; 3] = ["group.protocol", "session.timeout.ms", "heartbeat.interval.ms"];
 
 /// How Kafka is reached, and as whom.
 #[derive(Clone)]
@@ -72,10 +74,15 @@ impl KafkaOptions {
         config.set("client.id", format!("thalweg-{}", self.node));
         // Clients of every kind get all properties: those that are not theirs are not worth a line.
         config.set("log_level", "3");
-        for (name, value) in &self.properties {
+        for (name, value) in self.properties.iter().filter(|(name, _)| !OF_MEMBERS.contains(&name.as_str())) {
             config.set(name, value);
         }
         config
+    }
+
+    /// Whether the group gives and takes single partitions (KIP-848).
+    pub(super) fn has_consumer_protocol(&self) -> bool {
+        self.given("group.protocol") == Some("consumer")
     }
 
     /// A client that reads metadata and offsets as they are.
@@ -101,10 +108,13 @@ impl KafkaOptions {
         config
     }
 
+    fn given(&self, name: &str) -> Option<&str> {
+        self.properties.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+
     /// A whole number among the properties.
     fn property(&self, name: &str, default: u64) -> u64 {
-        let given = self.properties.iter().find(|(n, _)| n == name);
-        given.and_then(|(_, value)| value.parse().ok()).unwrap_or(default)
+        self.given(name).and_then(|value| value.parse().ok()).unwrap_or(default)
     }
 
     /// How long a worker may answer after it was last known to be in its group: until the group may
@@ -119,14 +129,22 @@ impl KafkaOptions {
     pub(super) fn member(&self, index: usize) -> ClientConfig {
         let mut config = self.base();
         config.set("group.id", &self.app);
-        config.set("group.instance.id", format!("{}-{index}", self.node));
-        config.set("partition.assignment.strategy", "range");
         config.set("enable.auto.commit", "false");
         config.set("enable.auto.offset.store", "false");
         config.set("isolation.level", "read_committed");
         config.set("auto.offset.reset", "error");
-        unless_given(&mut config, &self.properties, "session.timeout.ms", &SESSION_TIMEOUT_MS.to_string());
-        unless_given(&mut config, &self.properties, "heartbeat.interval.ms", &HEARTBEAT_MS.to_string());
+        if self.has_consumer_protocol() {
+            config.set("group.protocol", "consumer");
+            // Partitions of the same number go to the same member. Timeouts are the brokers' to set, and
+            // a static member that was killed would be refused until its session has ended.
+            config.set("group.remote.assignor", "range");
+        } else {
+            config.set("group.instance.id", format!("{}-{index}", self.node));
+            config.set("partition.assignment.strategy", "range");
+            let (session, heartbeat) = (SESSION_TIMEOUT_MS.to_string(), HEARTBEAT_MS.to_string());
+            config.set("session.timeout.ms", self.given("session.timeout.ms").unwrap_or(&session));
+            config.set("heartbeat.interval.ms", self.given("heartbeat.interval.ms").unwrap_or(&heartbeat));
+        }
         fetch_fast(&mut config, &self.properties);
         config
     }

@@ -1,5 +1,6 @@
 //! The log on Kafka. Nothing outside this folder knows rdkafka.
 
+mod assignment;
 mod changelog;
 mod client;
 mod committer;

@@ -16,6 +16,7 @@ use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 use rdkafka::types::RDKafkaRespErr;
 
+use super::assignment::{Assignment, Place};
 use super::client::KafkaOptions;
 use super::committer::{Committer, Done, Job};
 use super::offsets::{committed, offsets_of};
@@ -32,13 +33,10 @@ const TAKE_BYTES: usize = 4 << 20;
 /// Bytes that wait for the worker, above which nothing more is taken.
 const BUFFERED_MAX: usize = 16 << 20;
 
-/// Distance of assignments, when not all tasks are ready at once.
-const ASSIGN_EVERY: Duration = Duration::from_secs(1);
-
 /// What librdkafka has said and the worker has not heard yet.
 enum Event {
-    Assigned(Vec<(String, u32)>),
-    Revoked { is_lost: bool },
+    Assigned(Vec<Place>),
+    Revoked { places: Vec<Place>, is_lost: bool },
 }
 
 #[derive(Default)]
@@ -62,12 +60,10 @@ impl ConsumerContext for Context {
             }
             return;
         }
+        let places = list.elements().iter().map(|e| (e.topic().to_owned(), e.partition() as u32)).collect();
         let event = match err {
-            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
-                let inputs = list.elements();
-                Event::Assigned(inputs.iter().map(|e| (e.topic().to_owned(), e.partition() as u32)).collect())
-            }
-            _ => Event::Revoked { is_lost: consumer.assignment_lost() },
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => Event::Assigned(places),
+            _ => Event::Revoked { places, is_lost: consumer.assignment_lost() },
         };
         self.events.lock().push_back(event);
     }
@@ -80,15 +76,6 @@ struct Input {
     batches: VecDeque<Arc<LogBatch>>,
 }
 
-/// What the group has given, as far as it is fetched.
-struct Assignment {
-    /// Number of partitions.
-    inputs: usize,
-    /// Of those, how many librdkafka was told to fetch.
-    fetched: usize,
-    changed_at: Instant,
-}
-
 /// A worker's side of Kafka.
 pub struct KafkaSession {
     options: KafkaOptions,
@@ -99,10 +86,11 @@ pub struct KafkaSession {
     transactions: Option<Transactions>,
     committer: Committer,
     committing_since: Instant,
+    /// Whether the commit under way is of tasks that were lost.
+    is_void: bool,
     /// Partitions whose tasks are ready.
     inputs: BTreeMap<(String, u32), Input>,
-    /// An assignment of which not all partitions are fetched yet.
-    assignment: Option<Assignment>,
+    assignment: Assignment,
     buffered: usize,
     /// Next offsets and names of the last commits, by input.
     committed: HashMap<(String, u32), (Offset, String)>,
@@ -146,8 +134,9 @@ impl KafkaSession {
             transactions: Some(transactions),
             committer: Committer::start(index)?,
             committing_since: Instant::now(),
+            is_void: false,
             inputs: BTreeMap::new(),
-            assignment: None,
+            assignment: Assignment::new(options.has_consumer_protocol()),
             buffered: 0,
             committed: HashMap::new(),
             stop,
@@ -164,15 +153,12 @@ impl KafkaSession {
             Ok(consumer) => {
                 self.consumer.context().is_closing.store(true, Ordering::Release);
                 self.consumer = consumer;
-                self.drop_inputs();
-                self.committed.clear();
-                true
+                self.assignment.forget();
             }
-            Err(error) => {
-                tracing::error!("Kafka: {error}");
-                false
-            }
+            // Tried again; whatever was owned is lost all the same.
+            Err(error) => tracing::error!("Kafka: {error}"),
         }
+        true
     }
 
     fn poll(&mut self, timeout: Duration) {
@@ -212,7 +198,10 @@ impl KafkaSession {
         }
         builders.extend(last);
         for (input, builder) in builders {
-            let (Some(input), Some(batch)) = (self.inputs.get_mut(&input), builder.finish()) else {
+            // What still comes of a partition that starts anew would leave a gap.
+            let is_wanted = self.assignment.is_fetched(&input);
+            let input = self.inputs.get_mut(&input).filter(|_| is_wanted);
+            let (Some(input), Some(batch)) = (input, builder.finish()) else {
                 continue;
             };
             input.next = input.next.max(batch.next_offset());
@@ -229,6 +218,7 @@ impl KafkaSession {
         for element in positions.elements() {
             let key = (element.topic().to_owned(), element.partition() as u32);
             if let KafkaOffset::Offset(at) = element.offset()
+                && self.assignment.is_fetched(&key)
                 && let Some(input) = self.inputs.get_mut(&key)
             {
                 input.next = input.next.max(at as Offset);
@@ -236,44 +226,17 @@ impl KafkaSession {
         }
     }
 
-    /// Tells librdkafka what to fetch: the inputs whose tasks are ready, each from where its buffer
-    /// ends. Once for all of them if they are ready soon, else again as more become ready, but
-    /// not often: librdkafka does not survive assignments that follow each other faster than its
-    /// partitions start and stop.
-    fn fetch_ready(&mut self) {
-        let Some(assignment) = &self.assignment else {
-            return;
-        };
-        let are_all_ready = self.inputs.len() == assignment.inputs;
-        let is_early = assignment.changed_at.elapsed() < ASSIGN_EVERY;
-        let is_due = if is_early {
-            are_all_ready && assignment.fetched == 0
-        } else {
-            self.inputs.len() > assignment.fetched
-        };
-        if !is_due {
-            return;
+    fn drop_some(&mut self, inputs: &[Place]) {
+        for input in inputs {
+            let gone = self.inputs.remove(input);
+            let bytes: usize = gone.iter().flat_map(|i| &i.batches).map(|b| b.bytes().len()).sum();
+            self.buffered = self.buffered.saturating_sub(bytes);
+            self.committed.remove(input);
         }
-        let mut list = TopicPartitionList::with_capacity(self.inputs.len());
-        for ((topic, partition), input) in &self.inputs {
-            let from = KafkaOffset::Offset(input.next as i64);
-            if let Err(error) = list.add_partition_offset(topic, *partition as i32, from) {
-                tracing::error!("Kafka: {topic}/{partition}: {error}");
-            }
-        }
-        if let Err(error) = self.consumer.assign(&list) {
-            tracing::error!("Kafka: assign: {error}");
-        }
-        self.assignment = (!are_all_ready).then(|| Assignment {
-            fetched: list.count(),
-            changed_at: Instant::now(),
-            ..*assignment
-        });
     }
 
     fn drop_inputs(&mut self) {
         self.inputs.clear();
-        self.assignment = None;
         self.buffered = 0;
     }
 
@@ -292,6 +255,39 @@ impl KafkaSession {
             .filter(|(i, f)| is_same(i, f.clone()))
             .map(|(i, _)| i.clone())
             .collect())
+    }
+
+    /// What the worker has to hear next. While a commit is under way only that all is lost: who goes on
+    /// answering then says what others have made old, for as long as the commit takes.
+    fn next_event(&self) -> Option<Event> {
+        let mut events = self.consumer.context().events.lock();
+        if let Some(Event::Revoked { is_lost, .. }) = events.front_mut() {
+            *is_lost |= self.consumer.assignment_lost();
+        }
+        let is_lost = matches!(events.front(), Some(Event::Revoked { is_lost: true, .. }));
+        if self.transactions.is_none() && !is_lost { None } else { events.pop_front() }
+    }
+
+    /// Others may own everything already.
+    fn lost(&mut self) -> Ownership {
+        self.drop_inputs();
+        self.committed.clear();
+        self.is_void = self.transactions.is_none();
+        Ownership::Lost
+    }
+
+    /// The group has given `new`, beside what it takes back before or never takes.
+    fn assigned(&mut self, new: Vec<Place>) -> Ownership {
+        let inputs = self.assignment.give(new.clone());
+        // Whoever has the others now commits for them.
+        self.committed.retain(|input, _| inputs.contains(input));
+        let mut retained = self.retained(&new).unwrap_or_else(|error| {
+            tracing::warn!("Kafka: {error}");
+            Vec::new()
+        });
+        // What was never taken is as it was.
+        retained.extend(inputs.iter().filter(|input| !new.contains(input)).cloned());
+        Ownership::Assigned { inputs, retained }
     }
 
     /// Finds out what became of a transaction whose answer was lost (PROTOCOL 20).
@@ -388,43 +384,29 @@ impl LogInput for KafkaSession {
 }
 
 impl Session for KafkaSession {
-    fn wait(&mut self, timeout: Duration) -> Vec<Ownership> {
-        let is_committing = self.transactions.is_none();
-        if !is_committing && self.rejoin_if_fatal() {
-            return vec![Ownership::Lost];
+    fn wait(&mut self, timeout: Duration) -> Option<Ownership> {
+        if self.rejoin_if_fatal() {
+            return Some(self.lost());
         }
         // An answer to a rebalance is not this one's to give.
         if self.consumer.context().events.lock().is_empty() {
-            self.fetch_ready();
+            let ready = self.inputs.iter().map(|(place, input)| (place, input.next));
+            self.assignment.fetch(&self.consumer, ready);
         }
         self.poll(timeout);
-        if is_committing {
-            return Vec::new();
-        }
-        let events: Vec<Event> = self.consumer.context().events.lock().drain(..).collect();
-        let mut changes = Vec::new();
-        for event in events {
-            match event {
-                Event::Assigned(inputs) => {
-                    let retained = self.retained(&inputs).unwrap_or_else(|error| {
-                        tracing::warn!("Kafka: {error}");
-                        Vec::new()
-                    });
-                    // Whoever has the others now commits for them.
-                    self.committed.retain(|input, _| inputs.contains(input));
-                    let changed_at = Instant::now();
-                    self.assignment = Some(Assignment { inputs: inputs.len(), fetched: 0, changed_at });
-                    changes.push(Ownership::Assigned { inputs, retained });
-                }
-                Event::Revoked { is_lost: true } => {
-                    self.drop_inputs();
-                    self.committed.clear();
-                    changes.push(Ownership::Lost);
-                }
-                Event::Revoked { is_lost: false } => changes.push(Ownership::Revoked),
+        let event = self.next_event()?;
+        Some(match event {
+            Event::Assigned(new) => self.assigned(new),
+            Event::Revoked { is_lost: true, .. } => {
+                self.assignment.take_back();
+                self.lost()
             }
-        }
-        changes
+            Event::Revoked { places, .. } if self.assignment.is_incremental() => Ownership::Taken(places),
+            Event::Revoked { .. } => {
+                self.assignment.take_back();
+                Ownership::Revoked
+            }
+        })
     }
 
     fn begin_commit(&mut self, commits: Vec<TaskCommit>) {
@@ -449,7 +431,10 @@ impl Session for KafkaSession {
             }
         };
         self.transactions = Some(transactions);
+        let is_void = std::mem::take(&mut self.is_void);
         match &outcome {
+            // Others may have committed since.
+            Outcome::Committed(_) if is_void => {}
             Outcome::Committed(_) => {
                 tracing::debug!(tasks = names.len(), took = ?self.committing_since.elapsed(), "committed");
                 self.committed.extend(names);
@@ -481,9 +466,17 @@ impl Session for KafkaSession {
 
     fn release(&mut self) {
         self.drop_inputs();
-        if let Err(error) = self.consumer.unassign() {
-            tracing::error!("Kafka: unassign: {error}");
-        }
+        self.assignment.release(&self.consumer, None);
+    }
+
+    fn stop(&mut self, inputs: &[Place]) {
+        self.drop_some(inputs);
+        self.assignment.stop(&self.consumer, inputs);
+    }
+
+    fn release_some(&mut self, inputs: &[Place]) {
+        self.drop_some(inputs);
+        self.assignment.release(&self.consumer, Some(inputs));
     }
 
     fn start(&mut self, start: Start) {
@@ -492,6 +485,12 @@ impl Session for KafkaSession {
         if let Some(committed) = committed {
             self.committed.insert(key.clone(), committed);
         }
-        self.inputs.insert(key, Input { next: from, batches: VecDeque::new() });
+        // One that was never taken goes on as it is.
+        let fresh = || Input { next: from, batches: VecDeque::new() };
+        if self.assignment.is_incremental() {
+            self.inputs.entry(key).or_insert_with(fresh);
+        } else {
+            self.inputs.insert(key, fresh());
+        }
     }
 }
