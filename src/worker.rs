@@ -102,6 +102,8 @@ struct Loop {
     stop: Arc<AtomicBool>,
     /// Inputs that are the worker's, on a log that gives and takes them.
     owned: Vec<(String, u32)>,
+    /// Whether it has let everything go and was given nothing since.
+    is_released: bool,
     taken_over: (Sender<Runner>, Receiver<Runner>),
     /// A commit that is under way.
     flight: Option<Flight>,
@@ -131,6 +133,7 @@ impl Loop {
             pulse,
             stop,
             owned,
+            is_released: false,
             taken_over,
             flight,
             aborted,
@@ -180,6 +183,10 @@ impl Loop {
     /// been frozen while others took over. Returns whether it may go on.
     fn renew_lease(&mut self) -> bool {
         let Some(lease) = &self.lease else { return true };
+        if self.is_released {
+            // Others may have got what it still shows. Until it hears what is its own the lease runs out.
+            return true;
+        }
         if lease.needs_proof() {
             tracing::warn!(
                 "nothing was done for {:?}: asking the group whether others own the tasks",
@@ -208,6 +215,7 @@ impl Loop {
         match change {
             Ownership::Assigned { inputs, retained } => {
                 self.metrics.rebalance("assigned");
+                self.is_released = false;
                 tracing::info!(partitions = inputs.len(), retained = retained.len(), "assigned");
                 self.runners.retain(|r| retained.contains(&input_of(r.task())));
                 if let Some(aborted) = &mut self.aborted {
@@ -236,6 +244,7 @@ impl Loop {
                 }
                 self.owned.clear();
                 self.session.release();
+                self.is_released = true;
             }
             Ownership::Taken(inputs) => {
                 self.metrics.rebalance("taken");
