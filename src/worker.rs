@@ -218,12 +218,8 @@ impl Loop {
                 self.is_released = false;
                 tracing::info!(partitions = inputs.len(), retained = retained.len(), "assigned");
                 self.runners.retain(|r| retained.contains(&input_of(r.task())));
-                if let Some(aborted) = &mut self.aborted {
-                    // What is taken over anew is redone there, and must not be committed here.
-                    aborted
-                        .retain(|(commit, _)| retained.contains(&(commit.topic.clone(), commit.partition)));
-                }
-                self.aborted = self.aborted.take().filter(|aborted| !aborted.is_empty());
+                // What is taken over anew is redone there, and must not be committed here.
+                self.keep_aborted(|input| retained.contains(input));
                 let kept: Vec<(String, u32)> = self.runners.iter().map(|r| input_of(r.task())).collect();
                 if let Some(host) = &self.host {
                     host.keep_only(&kept);
@@ -251,10 +247,7 @@ impl Loop {
                 tracing::info!(partitions = inputs.len(), "taken");
                 self.hand_over();
                 // What could not be committed is theirs to redo.
-                if let Some(aborted) = &mut self.aborted {
-                    aborted.retain(|(commit, _)| !inputs.contains(&(commit.topic.clone(), commit.partition)));
-                }
-                self.aborted = self.aborted.take().filter(|aborted| !aborted.is_empty());
+                self.keep_aborted(|input| !inputs.contains(input));
                 self.runners.retain(|r| !inputs.contains(&input_of(r.task())));
                 self.owned.retain(|input| !inputs.contains(input));
                 if let Some(host) = &self.host {
@@ -278,6 +271,13 @@ impl Loop {
                 self.session.release();
             }
         }
+    }
+
+    /// Of a commit that was aborted, makes again only what is for these inputs.
+    fn keep_aborted(&mut self, is_kept: impl Fn(&(String, u32)) -> bool) {
+        let Some(mut aborted) = self.aborted.take() else { return };
+        aborted.retain(|(commit, _)| is_kept(&(commit.topic.clone(), commit.partition)));
+        self.aborted = Some(aborted).filter(|aborted| !aborted.is_empty());
     }
 
     /// Others may get partitions: what was applied is theirs to see. What cannot be committed soon is
@@ -332,6 +332,7 @@ impl Loop {
         };
         let Flight { tasks, pending, begun } = flight;
         self.metrics.commit(outcome.name(), begun.elapsed());
+        tracing::debug!(tasks = tasks.len(), took = ?begun.elapsed(), "{}", outcome.name());
         match outcome {
             Outcome::Committed(barriers) => {
                 for (i, (task, handle)) in tasks.iter().zip(pending).enumerate() {

@@ -89,6 +89,17 @@ class Engine:
         return sum(int(float(row.split()[-1])) for row in rows)
 
 
+def paced(rate, over, step=1):
+    """Comes back when the next `step` of `rate` a second are due, until `over` is set."""
+    begun, count = time.monotonic(), 0
+    while not over.is_set():
+        if count < (time.monotonic() - begun) * rate:
+            yield count
+            count += step
+        else:
+            time.sleep(0.0005)
+
+
 def event(n, user, rng):
     at = START + n * 5 - rng.randrange(2000)
     return json.dumps({"id": f"e{n}", "at": at, "user_id": user, "amount": rng.randrange(100, 50000) / 100})

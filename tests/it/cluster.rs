@@ -7,7 +7,7 @@ use serde_json::{Value as Json, json};
 
 use crate::broker::{Broker, send};
 use crate::crash::{BATCH, DEFINITIONS};
-use crate::harness::{Engine, Place};
+use crate::harness::{Engine, Place, until};
 use crate::kafka::records;
 
 const PARTITIONS: u32 = 8;
@@ -39,36 +39,31 @@ fn ask(engine: &Engine, body: &Json) -> Option<Json> {
     (status == 200).then_some(answer)
 }
 
+fn routes(engine: &Engine) -> Vec<Json> {
+    engine.get("/v1/routing").1["routes"].as_array().expect("routes").clone()
+}
+
 /// Waits until every partition has an owner, and a standby elsewhere.
 fn await_standbys(engine: &Engine) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let routes = engine.get("/v1/routing").1["routes"].as_array().expect("routes").clone();
+    until(|| {
+        let routes = routes(engine);
         let is_followed =
             |r: &Json| r["owner"].is_object() && r["standbys"].as_array().is_some_and(|s| s.len() == 1);
-        if routes.iter().all(is_followed) {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{routes:?}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+        if routes.iter().all(is_followed) { Ok(()) } else { Err(format!("{routes:?}")) }
+    });
 }
 
 /// Waits until both nodes, owners and standbys alike, have applied everything there is.
 fn await_quiet(nodes: [&Engine; 2]) {
-    let deadline = Instant::now() + Duration::from_secs(60);
     for node in nodes {
-        loop {
+        until(|| {
             let health = node.get("/v1/health").1;
-            let partitions = health["partitions"].as_array().expect("partitions").clone();
+            let partitions = health["partitions"].as_array().expect("partitions");
             let is_quiet =
                 |p: &Json| p["lag"] == 0 && (p["state"] == "standby" || p["applied"] == p["committed"]);
-            if partitions.len() == 2 * PARTITIONS as usize && partitions.iter().all(is_quiet) {
-                break;
-            }
-            assert!(Instant::now() < deadline, "{health}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+            let are_all = partitions.len() == 2 * PARTITIONS as usize && partitions.iter().all(is_quiet);
+            if are_all { Ok(()) } else { Err(health.to_string()) }
+        });
     }
 }
 
@@ -179,18 +174,14 @@ fn max_age_bounds_what_a_standby_may_say() {
 
 /// Waits until `count` nodes own something, and every partition is owned.
 fn await_owners(engine: &Engine, count: usize) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let routes = engine.get("/v1/routing").1["routes"].as_array().expect("routes").clone();
+    until(|| {
+        let routes = routes(engine);
         let owners: Vec<String> = routes.iter().map(|r| r["owner"]["node"].to_string()).collect();
         let distinct: BTreeSet<&String> = owners.iter().collect();
         let is_ready = engine.get("/v1/health").0 == 200;
-        if is_ready && distinct.len() == count && !owners.contains(&"null".to_owned()) {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{routes:?}");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+        let are_all = is_ready && distinct.len() == count && !owners.contains(&"null".to_owned());
+        if are_all { Ok(()) } else { Err(format!("{routes:?}")) }
+    });
 }
 
 /// The next generation of the group protocol (KIP-848): members come, go and die.
@@ -228,12 +219,10 @@ fn the_consumer_protocol_moves_partitions_and_loses_nothing() {
     send_some();
     second.kill();
     let sent = send_some();
-    let read = || first.get("/v1/stats").1["sources"]["payments"]["read"].as_u64().expect("a count");
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while read() != sent * BATCH {
-        assert!(Instant::now() < deadline, "{} of {}", read(), sent * BATCH);
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    until(|| {
+        let read = first.get("/v1/stats").1["sources"]["payments"]["read"].as_u64().expect("a count");
+        if read == sent * BATCH { Ok(()) } else { Err(format!("{read} of {}", sent * BATCH)) }
+    });
     // What was applied by whom makes no difference.
     let mut alone = Place::new(DEFINITIONS, &broker.log(PARTITIONS));
     alone.variables.push(("THALWEG_APP", "alone".to_owned()));

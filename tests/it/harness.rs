@@ -210,6 +210,18 @@ pub fn get(url: &str) -> (u16, Json) {
     (status, response.body_mut().read_json().unwrap_or(Json::Null))
 }
 
+/// Waits a minute at most until `check` gives what is waited for, rather than what there is instead.
+pub fn until<T>(mut check: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        match check() {
+            Ok(found) => return found,
+            Err(instead) => assert!(Instant::now() < deadline, "{instead}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Root of the repository.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

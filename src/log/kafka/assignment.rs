@@ -44,12 +44,12 @@ impl Assignment {
     }
 
     /// The group has given `places`. Returns all that the worker has now.
-    pub fn give(&mut self, places: Vec<Place>) -> Vec<Place> {
+    pub fn give(&mut self, places: &[Place]) -> Vec<Place> {
         if !self.is_incremental {
             self.given.clear();
             self.fetched.clear();
         }
-        self.given.extend(places);
+        self.given.extend(places.iter().cloned());
         self.pending_since = Some(Instant::now());
         self.is_answered = false;
         self.given.iter().cloned().collect()
@@ -104,14 +104,22 @@ impl Assignment {
         self.fetched.contains(place)
     }
 
-    /// What was fetched of `places` is of no use: they start anew from elsewhere.
-    pub fn stop<C: ConsumerContext>(&mut self, consumer: &BaseConsumer<C>, places: &[Place]) {
+    /// Removes what was fetched of some, as librdkafka is to be told.
+    fn take_fetched(&mut self, is_taken: impl Fn(&Place) -> bool) -> TopicPartitionList {
         let mut list = TopicPartitionList::new();
-        for place in places {
-            if self.fetched.remove(place) {
+        self.fetched.retain(|place| {
+            let is_gone = is_taken(place);
+            if is_gone {
                 list.add_partition(&place.0, place.1 as i32);
             }
-        }
+            !is_gone
+        });
+        list
+    }
+
+    /// What was fetched of `places` is of no use: they start anew from elsewhere.
+    pub fn stop<C: ConsumerContext>(&mut self, consumer: &BaseConsumer<C>, places: &[Place]) {
+        let list = self.take_fetched(|place| places.contains(place));
         // Otherwise the next assignment says from where.
         if self.is_incremental
             && let Err(error) = consumer.incremental_unassign(&list)
@@ -128,17 +136,13 @@ impl Assignment {
         if !is_asked {
             return;
         }
-        let mut list = TopicPartitionList::new();
-        for (topic, partition) in self.fetched.iter().filter(|place| is_taken(place)) {
-            list.add_partition(topic, *partition as i32);
-        }
+        let list = self.take_fetched(is_taken);
         let told =
             if self.is_incremental { consumer.incremental_unassign(&list) } else { consumer.unassign() };
         if let Err(error) = told {
             tracing::error!("Kafka: unassign: {error}");
         }
         self.given.retain(|place| !is_taken(place));
-        self.fetched.retain(|place| !is_taken(place));
         if places.is_none() {
             self.pending_since = None;
         }

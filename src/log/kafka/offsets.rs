@@ -94,11 +94,14 @@ impl KafkaLog {
     /// The brokers do not answer.
     pub fn recovered(&self, topic: &str, partition: u32) -> Result<Recovered> {
         let (reader, inputs) = (&self.stable_probe, [(topic, partition)]);
-        if fetch(reader, &inputs, PATIENCE).is_err() {
-            // They wait for a transaction, or the brokers are slow.
-            self.fence_last(topic, partition)?;
-        }
-        let mut found = committed(reader, &inputs, TIMEOUT)?;
+        let mut found = match committed(reader, &inputs, PATIENCE) {
+            Ok(found) => found,
+            Err(_) => {
+                // They wait for a transaction, or the brokers are slow.
+                self.fence_last(topic, partition)?;
+                committed(reader, &inputs, TIMEOUT)?
+            }
+        };
         // "None" may be the answer of a coordinator that has just moved.
         for _ in 0..3 {
             if found[0].is_some() {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
@@ -85,7 +85,6 @@ pub struct KafkaSession {
     /// None while a commit is under way, which has it.
     transactions: Option<Transactions>,
     committer: Committer,
-    committing_since: Instant,
     /// Whether the commit under way is of tasks that were lost.
     is_void: bool,
     /// Partitions whose tasks are ready.
@@ -133,7 +132,6 @@ impl KafkaSession {
             topics: topics.iter().map(|t| (*t).to_owned()).collect(),
             transactions: Some(transactions),
             committer: Committer::start(index)?,
-            committing_since: Instant::now(),
             is_void: false,
             inputs: BTreeMap::new(),
             assignment: Assignment::new(options.has_consumer_protocol()),
@@ -243,18 +241,13 @@ impl KafkaSession {
     /// Of `inputs`, those whose last commit is still the one that this session made or took over.
     fn retained(&self, inputs: &[(String, u32)]) -> Result<Vec<(String, u32)>> {
         // Others are not asked about: they may wait for a transaction of who had them.
-        let known: Vec<&(String, u32)> = inputs.iter().filter(|i| self.committed.contains_key(*i)).collect();
-        let asked: Vec<(&str, u32)> = known.iter().map(|(t, p)| (t.as_str(), *p)).collect();
+        let known: Vec<_> = inputs.iter().filter_map(|input| self.committed.get_key_value(input)).collect();
+        let asked: Vec<(&str, u32)> = known.iter().map(|((t, p), _)| (t.as_str(), *p)).collect();
         let found = committed(&self.consumer, &asked, TIMEOUT)?;
-        let is_same = |input: &(String, u32), found: Option<(Offset, String)>| {
-            self.committed.get(input).map(|(_, txn)| txn) == found.map(|(_, txn)| txn).as_ref()
-        };
-        Ok(known
-            .into_iter()
-            .zip(found)
-            .filter(|(i, f)| is_same(i, f.clone()))
-            .map(|(i, _)| i.clone())
-            .collect())
+        let is_same =
+            |txn: &str, found: &Option<(Offset, String)>| found.as_ref().is_some_and(|f| f.1 == txn);
+        let same = known.into_iter().zip(&found).filter(|((_, (_, txn)), found)| is_same(txn, found));
+        Ok(same.map(|((input, _), _)| input.clone()).collect())
     }
 
     /// What the worker has to hear next. While a commit is under way only that all is lost: who goes on
@@ -278,7 +271,7 @@ impl KafkaSession {
 
     /// The group has given `new`, beside what it takes back before or never takes.
     fn assigned(&mut self, new: Vec<Place>) -> Ownership {
-        let inputs = self.assignment.give(new.clone());
+        let inputs = self.assignment.give(&new);
         // Whoever has the others now commits for them.
         self.committed.retain(|input, _| inputs.contains(input));
         let mut retained = self.retained(&new).unwrap_or_else(|error| {
@@ -412,7 +405,6 @@ impl Session for KafkaSession {
     fn begin_commit(&mut self, commits: Vec<TaskCommit>) {
         let transactions = self.transactions.take().expect("one commit at a time");
         let group = self.consumer.group_metadata().expect("it has a group.id");
-        self.committing_since = Instant::now();
         self.committer.begin(Job { transactions, group, commits });
     }
 
@@ -435,10 +427,7 @@ impl Session for KafkaSession {
         match &outcome {
             // Others may have committed since.
             Outcome::Committed(_) if is_void => {}
-            Outcome::Committed(_) => {
-                tracing::debug!(tasks = names.len(), took = ?self.committing_since.elapsed(), "committed");
-                self.committed.extend(names);
-            }
+            Outcome::Committed(_) => self.committed.extend(names),
             Outcome::Aborted(why, _) | Outcome::Fenced(why) => tracing::warn!("commit: {why}"),
         }
         Some(outcome)
