@@ -10,6 +10,7 @@ use thalweg::app::{Engine, endpoints_file, load_definitions};
 use thalweg::config::settings::Settings;
 use thalweg::serving::{Access, Door, grpc_routes, router};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use super::{Failure, Outcome, load_settings};
@@ -80,7 +81,27 @@ pub fn run(arguments: &RunArguments) -> Outcome {
     outcome
 }
 
+/// SIGTERM and SIGINT, heard from one place from the start: one that comes while nobody waits is kept.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
 async fn serve(settings: &Settings, topology: thalweg::topology::Topology) -> Outcome {
+    let mut signals = Signals::new().map_err(engine)?;
     let access: Access = Arc::new(OnceLock::new());
     let (stop, stopped) = watch::channel(false);
     let (health, health_service) = tonic_health::server::health_reporter();
@@ -108,7 +129,11 @@ async fn serve(settings: &Settings, topology: thalweg::topology::Topology) -> Ou
         let engine = Engine::start(&engine_settings, topology)?;
         Ok::<_, thalweg::error::Error>(engine)
     });
-    let running = started.await.map_err(engine)?.map_err(engine)?;
+    let running = tokio::select! {
+        started = started => started.map_err(engine)?.map_err(engine)?,
+        // Nothing is owned yet, and what is half opened is as after a crash.
+        () = signals.next() => return Ok(()),
+    };
     let running = Arc::new(running);
     // Set before it is ready, so that probes can tell what it waits for.
     let _ = access.set(Arc::clone(&running.view));
@@ -116,15 +141,15 @@ async fn serve(settings: &Settings, topology: thalweg::topology::Topology) -> Ou
     let ready = tokio::task::spawn_blocking(move || waiting.wait_ready());
     let is_stopped = tokio::select! {
         ready = ready => { ready.map_err(engine)?.map_err(engine)?; false }
-        () = signalled() => true,
+        () = signals.next() => true,
     };
     if !is_stopped {
         announce_ready(&health, settings, [rest_at, grpc_at, operate_at]).await;
-        signalled().await;
+        signals.next().await;
     }
     tracing::info!("stopping");
-    tokio::spawn(async {
-        signalled().await;
+    tokio::spawn(async move {
+        signals.next().await;
         tracing::warn!("a second signal: ends at once, what is not committed is redone by the next start");
         std::process::exit(130);
     });
@@ -205,19 +230,6 @@ async fn bind(address: &str) -> Result<TcpListener, Failure> {
 async fn until(mut stopped: watch::Receiver<bool>) {
     // A closed channel means that the process is ending anyway.
     let _ = stopped.wait_for(|stop| *stop).await;
-}
-
-async fn signalled() {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        return std::future::pending().await;
-    };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
 }
 
 fn announce(settings: &Settings, rest: SocketAddr, grpc: SocketAddr, operate: SocketAddr) {

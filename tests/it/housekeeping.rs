@@ -1,10 +1,12 @@
 //! What leaves: idle entities, old events, cut logs. And what is refused: other definitions.
 
+use std::io::{Read, Write};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::{Place, get, run};
+use crate::harness::{Place, get, run, until};
 
 const DEFINITIONS: &str = "
 entities: { user: { key: user_id, type: string } }
@@ -29,11 +31,7 @@ fn clicks(users: std::ops::Range<u32>, at: i64) -> String {
 }
 
 fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::yield_now();
-    }
+    until(|| is_so().then_some(()).ok_or_else(|| what.to_owned()));
 }
 
 #[test]
@@ -109,6 +107,31 @@ fn retention_cuts_the_log_but_nothing_that_a_restart_needs() {
         engine.values(&["by_user:n_1h"], json!({"user_id": ["u7"]}), "2026-01-01T13:39:00Z", &json!({}));
     assert_eq!(values["n_1h"], json!([60, "PRESENT"]));
     engine.stop();
+}
+
+/// The line that says so cannot be written yet: the engine is between being ready and waiting.
+#[test]
+fn a_signal_is_heard_at_any_moment() {
+    let place = Place::new(DEFINITIONS, "");
+    let (mut reader, mut writer) = std::io::pipe().expect("a pipe");
+    // All that a pipe holds, as Linux and macOS make it.
+    writer.write_all(&[b' '; 1 << 16]).expect("it fits");
+    let mut child = place.command().stdout(writer).spawn().expect("it starts");
+    eventually("it is not ready", || place.folder.path().join("data/endpoints.json").exists());
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
+    // Time for the signal to be lost in.
+    std::thread::sleep(Duration::from_millis(300));
+    let mut said = Vec::new();
+    let drained = std::thread::spawn(move || reader.read_to_end(&mut said).map(|_| said));
+    let asked = Instant::now();
+    while child.try_wait().expect("it is our child").is_none() && asked.elapsed() < Duration::from_secs(10) {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // If it has not ended by itself, that is what its status says.
+    let _ = child.kill();
+    assert!(child.wait().expect("it has ended").success(), "the signal was lost");
+    assert!(drained.join().expect("no panic").expect("readable").ends_with(b"}\n"));
 }
 
 #[test]
