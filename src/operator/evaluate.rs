@@ -1,42 +1,12 @@
 //! Values of features at `now`, from a timeline.
 
-use super::calendar::Calendar;
 use super::events::EventRef;
 use super::layout::{Layout, PartKind};
 use super::partial::{add_series, decay, int_sum, merge_series};
+use super::span::{Range, Span};
 use super::{Piece, Step, Timeline, sum, values};
 use crate::error::Result;
 use crate::model::{Aggregate, Millis, ScalarType, Value};
-
-/// The span of events that a feature covers, resolved.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Span {
-    /// See `config::definitions::WindowDef`.
-    Sliding {
-        /// Nominal length.
-        length: Millis,
-        /// Tile width.
-        tile: Option<Millis>,
-    },
-    /// The last complete hop.
-    Hopping {
-        /// Length.
-        length: Millis,
-        /// Hop.
-        hop: Millis,
-    },
-    /// The current calendar unit.
-    Since(Calendar),
-    /// The current session.
-    Session {
-        /// Largest distance of neighbours.
-        gap: Millis,
-        /// Longest session.
-        max: Millis,
-    },
-    /// All of the past.
-    Lifetime,
-}
 
 /// What to compute for a feature.
 #[derive(Clone, Debug, PartialEq)]
@@ -66,25 +36,8 @@ pub struct Answer {
     pub value: Value,
     /// Whether a sketch answered.
     pub is_approximate: bool,
-}
-
-impl Answer {
-    fn exact(value: Value) -> Self {
-        Self { value, is_approximate: false }
-    }
-}
-
-/// How far back from `now` a feature may look; `None`: without end.
-pub fn reach(feature: &Feature) -> Option<Millis> {
-    let span = match &feature.span {
-        Span::Sliding { length, tile } => length + tile.unwrap_or(0),
-        Span::Hopping { length, hop } => length + hop,
-        Span::Since(calendar) => calendar.longest(),
-        Span::Session { gap, max } => max + gap,
-        Span::Lifetime => return None,
-    };
-    let gap = if feature.aggregate == Aggregate::SessionCount { feature.millis } else { 0 };
-    Some(span + gap)
+    /// The first event time at which an event could have a say in it.
+    pub oldest: Millis,
 }
 
 impl Feature {
@@ -113,80 +66,6 @@ impl Feature {
         }
         parts
     }
-
-    /// First and last event time covered at `now`; `None`: nothing.
-    fn range(
-        &self,
-        layout: &Layout,
-        timeline: &dyn Timeline,
-        now: Millis,
-    ) -> Result<Option<(Millis, Millis)>> {
-        Ok(match &self.span {
-            Span::Sliding { length, tile: None } => Some((now - length + 1, now)),
-            Span::Sliding { length, tile: Some(w) } => Some(((now - length).div_euclid(*w) * w, now)),
-            Span::Hopping { length, hop } => {
-                let end = now.div_euclid(*hop) * hop;
-                Some((end - length, end - 1))
-            }
-            Span::Since(calendar) => Some((calendar.start(now), now)),
-            Span::Lifetime => Some((Millis::MIN, now)),
-            Span::Session { gap, max } => session(layout, timeline, self.series, now, *gap, *max)?,
-        })
-    }
-}
-
-/// The span of the session of series `index` that is current at `now`.
-fn session(
-    layout: &Layout,
-    timeline: &dyn Timeline,
-    index: usize,
-    now: Millis,
-    gap: Millis,
-    max: Millis,
-) -> Result<Option<(Millis, Millis)>> {
-    let series = &layout.series[index];
-    let (times, breaks) = match (series.part(&PartKind::Times), series.part(&PartKind::Breaks(gap))) {
-        (Some(times), Some(breaks)) => (times, breaks),
-        _ => return Ok(None),
-    };
-    let mut newest: Option<Millis> = None;
-    let mut start = now;
-    let farthest = now.saturating_sub(gap).saturating_sub(max);
-    timeline.visit(farthest, now, true, &mut |piece| match piece {
-        Piece::Summary(words) => {
-            if words[series.count_at] == 0 {
-                return Step::Next;
-            }
-            let (first, last) = (words[times] as Millis, words[times + 1] as Millis);
-            let Some(end) = newest else {
-                return Step::Descend;
-            };
-            if start - last > gap {
-                return Step::Stop;
-            }
-            if words[breaks] > 0 || first <= end - max {
-                return Step::Descend;
-            }
-            start = first;
-            Step::Next
-        }
-        Piece::Events(buf, from, to) => {
-            for i in (from..to).rev() {
-                let event = buf.get(layout, i);
-                if !event.is_in(index) {
-                    continue;
-                }
-                let time = event.time();
-                let end = *newest.get_or_insert(time);
-                if now - end > gap || (start - time > gap && end != time) || time <= end - max {
-                    return Step::Stop;
-                }
-                start = time;
-            }
-            Step::Next
-        }
-    })?;
-    Ok(newest.filter(|end| now - end <= gap).map(|end| (start, end)))
 }
 
 /// Values of `features` at `now`, in their order.
@@ -199,7 +78,7 @@ pub fn evaluate(
     features: &[&Feature],
     now: Millis,
 ) -> Result<Vec<Answer>> {
-    let mut ranges: Vec<Option<(Millis, Millis)>> = Vec::with_capacity(features.len());
+    let mut ranges: Vec<Option<Range>> = Vec::with_capacity(features.len());
     // Features over the same range share one pass.
     let mut passes: Vec<Pass> = Vec::new();
     for feature in features {
@@ -226,13 +105,17 @@ pub fn evaluate(
     for (feature, range) in features.iter().zip(ranges) {
         let words = passes.iter().find(|p| Some(p.range) == range).map_or(&empty[..], |p| &p.words[..]);
         let reading = Reading { layout, timeline, feature, now, range, words };
-        answers.push(reading.answer()?);
+        answers.push(Answer {
+            value: reading.value()?,
+            is_approximate: false,
+            oldest: feature.oldest(range, now),
+        });
     }
     Ok(answers)
 }
 
 struct Pass {
-    range: (Millis, Millis),
+    range: Range,
     series: Vec<usize>,
     words: Vec<u64>,
 }
@@ -275,7 +158,7 @@ pub(super) struct Reading<'a> {
     pub timeline: &'a dyn Timeline,
     pub feature: &'a Feature,
     pub now: Millis,
-    pub range: Option<(Millis, Millis)>,
+    pub range: Option<Range>,
     pub words: &'a [u64],
 }
 
@@ -295,7 +178,7 @@ impl Reading<'_> {
         self.layout.series[self.feature.series].column.unwrap_or(0)
     }
 
-    fn answer(&self) -> Result<Answer> {
+    fn value(&self) -> Result<Value> {
         let feature = self.feature;
         let count = self.count();
         let value = match feature.aggregate {
@@ -320,7 +203,7 @@ impl Reading<'_> {
             | Aggregate::TopK
             | Aggregate::ValueCounts
             | Aggregate::Percentile
-            | Aggregate::Median => return values::answer(self),
+            | Aggregate::Median => return values::value(self),
             _ if count == 0 => Value::Null,
             Aggregate::Mean => self.mean(),
             Aggregate::Variance | Aggregate::Stddev | Aggregate::VariancePop | Aggregate::StddevPop => {
@@ -337,7 +220,7 @@ impl Reading<'_> {
                 Value::Float((times[1] as i64 - times[0] as i64) as f64 / 1000.0)
             }
         };
-        Ok(Answer::exact(value))
+        Ok(value)
     }
 
     fn since(&self, time: u64) -> Value {

@@ -6,6 +6,7 @@ mod evaluate;
 pub mod events;
 pub mod layout;
 pub mod partial;
+mod span;
 mod sum;
 pub mod values;
 
@@ -13,9 +14,10 @@ use crate::error::Result;
 use crate::model::Millis;
 
 pub use calendar::Calendar;
-pub use evaluate::{Answer, Feature, Span, evaluate, reach};
+pub use evaluate::{Answer, Feature, evaluate};
 pub use events::{EventBuf, EventRef, Order};
 pub use layout::{Layout, PartKind, Series};
+pub use span::{Span, reach};
 
 /// A stretch of an entity's events, in order.
 pub enum Piece<'a> {

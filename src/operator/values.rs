@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering as Memory};
 
 use hashbrown::HashMap;
 
-use super::evaluate::{Answer, Reading, float};
+use super::evaluate::{Reading, float};
 use super::events::EventRef;
 use crate::error::Result;
 use crate::model::{Aggregate, Millis, Value};
@@ -33,8 +33,8 @@ struct Seen {
     value: Value,
 }
 
-pub(super) fn answer(reading: &Reading<'_>) -> Result<Answer> {
-    let value = match reading.feature.aggregate {
+pub(super) fn value(reading: &Reading<'_>) -> Result<Value> {
+    Ok(match reading.feature.aggregate {
         Aggregate::LastK => last_k(reading)?,
         Aggregate::Percentile | Aggregate::Median => percentile(reading)?,
         aggregate => {
@@ -46,8 +46,7 @@ pub(super) fn answer(reading: &Reading<'_>) -> Result<Answer> {
                 _ => value_counts(seen, reading.feature.limit),
             }
         }
-    };
-    Ok(Answer { value, is_approximate: false })
+    })
 }
 
 fn last_k(reading: &Reading<'_>) -> Result<Value> {

@@ -13,7 +13,7 @@ use super::evaluate::is_true;
 use super::feature::Feature;
 use super::key::{EntityKey, KeyPart, is_short, key_of, partition_of};
 use super::source::{Event, Source};
-use super::window::{Windowed, collect, reach};
+use super::window::{Windowed, collect, could_have_missed, reach};
 use super::{IDENTICAL, OracleCell};
 
 /// A group with all that it has seen.
@@ -135,6 +135,13 @@ impl Group {
         source.stream_times.values().max().copied()
     }
 
+    /// Event time from which on everything is known of an entity; none: everything is.
+    fn covered_from(&self, key: &[KeyPart], source: &Source, partitions: u32) -> Option<i64> {
+        let home = self.is_direct.then(|| partition_of(key, partitions));
+        let cut = source.cut.iter().filter(|partition| home.is_none_or(|home| home == **partition));
+        cut.filter_map(|partition| source.first_accepted.get(partition).copied()).max()
+    }
+
     /// The value of a feature for an entity at `now`: the first case that fits, in the order of
     /// the table of SEMANTICS §5.
     pub(super) fn lookup(
@@ -164,13 +171,17 @@ impl Group {
         }
         let windowed = collect(feature, events, now);
         let (value, scale) = fold(feature, &windowed, now);
+        let covered_from = self.covered_from(&key, source, partitions);
+        let is_warming = covered_from.is_some_and(|start| could_have_missed(feature, events, now, start - 1));
         let events = windowed.times.len() as u64;
-        if value.is_null() {
-            let status = if feature.default.is_some() { "DEFAULTED" } else { "NULL_VALUE" };
-            return OracleCell { events, ..constant(default(), status, newest) };
-        }
         let scale = if feature.is_computed_float() { scale } else { IDENTICAL };
-        OracleCell { value, status: "PRESENT", timestamp: newest, scale, events }
+        let (value, status) = match (value, &feature.default) {
+            (value, _) if is_warming => (value, "WARMING"),
+            (Value::Null, Some(default)) => (default.clone(), "DEFAULTED"),
+            (Value::Null, None) => (Value::Null, "NULL_VALUE"),
+            (value, _) => (value, "PRESENT"),
+        };
+        OracleCell { value, status, timestamp: newest, scale, events }
     }
 }
 

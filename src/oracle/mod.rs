@@ -60,8 +60,8 @@ pub struct OracleRecord {
 pub struct OracleCell {
     /// The value.
     pub value: Value,
-    /// The status, by its name in SEMANTICS §5. The oracle is always exact and covers the whole
-    /// log: it never says `DEGRADED`, `WARMING` or `APPROXIMATE`.
+    /// The status, by its name in SEMANTICS §5. The oracle is always exact: it never says `DEGRADED`
+    /// or `APPROXIMATE`.
     pub status: &'static str,
     /// Event time of the entity's newest event while it is known, else the epoch.
     pub timestamp: i64,
@@ -95,6 +95,13 @@ impl Oracle {
         let groups: Result<Vec<Group>, String> =
             definitions.groups.iter().map(|group| Group::new(group, definitions, &sources)).collect();
         Ok(Self { groups: groups?, sources, partitions, next_offsets: BTreeMap::new() })
+    }
+
+    /// Says that the first records of a partition are gone, and will not be pushed.
+    pub fn cut(&mut self, topic: &str, partition: u32) {
+        for source in self.sources.iter_mut().filter(|source| source.topic == topic) {
+            source.cut.insert(partition);
+        }
     }
 
     /// Takes a record. Those of one partition come in the order of their offsets; one that has

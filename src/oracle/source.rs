@@ -1,6 +1,6 @@
 //! This file is the source stage: it judges the records of one source, partition by partition.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::config::definitions::{EventTimeDef, FieldOrigin, SourceDef, TimeFormat};
@@ -56,6 +56,10 @@ pub(super) struct Source {
     pub(super) scope: Vec<(String, Shape)>,
     /// Stream time by partition.
     pub(super) stream_times: BTreeMap<u32, i64>,
+    /// Partitions whose first records are gone.
+    pub(super) cut: BTreeSet<u32>,
+    /// Event time of the first accepted record by partition.
+    pub(super) first_accepted: BTreeMap<u32, i64>,
     /// How often records ended in which way.
     pub(super) counts: BTreeMap<&'static str, u64>,
     event_time: EventTimeDef,
@@ -113,6 +117,8 @@ impl Source {
             rules: rules?,
             scope,
             stream_times: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            first_accepted: BTreeMap::new(),
             counts: BTreeMap::from([("read", 0), ("ignored", 0), ("accepted", 0), ("late", 0)]),
             event_time: definition.event_time.clone(),
             grace: definition.grace,
@@ -137,6 +143,7 @@ impl Source {
         let advance = event.time.min(record.timestamp);
         let stream_time = self.stream_times.entry(record.partition).or_insert(advance);
         *stream_time = advance.max(*stream_time);
+        self.first_accepted.entry(record.partition).or_insert(event.time);
         Some(event)
     }
 

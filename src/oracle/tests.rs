@@ -384,6 +384,29 @@ fn the_readable_past_depends_on_the_partition_of_the_entity() {
 }
 
 #[test]
+fn windows_that_reach_behind_a_cut_are_warming() {
+    let features = "
+        c: { aggregate: count, window: 1h }
+        all: { aggregate: count, window: lifetime, default: 7 }
+        none: { aggregate: max, of: n, window: 1h, default: 7 }
+        runs: { aggregate: session_count, gap: 10m, window: 30m }
+        run: { aggregate: count, session: 10m }";
+    let mut log = Log::of(features.trim());
+    log.oracle.cut("events", 0);
+    log.event(0, START, "");
+    log.event(0, START + 50 * MINUTE, "");
+    let statuses = |now: i64| ["c", "all", "none", "runs", "run"].map(|f| log.cell(f, "a", now).status);
+    let warming = "WARMING";
+    assert_eq!(statuses(START + 50 * MINUTE), [warming, warming, warming, "PRESENT", "PRESENT"]);
+    assert_eq!(statuses(START + 39 * MINUTE), [warming, warming, warming, warming, "PRESENT"]);
+    assert_eq!(statuses(START + 9 * MINUTE), [warming; 5]);
+    assert_eq!(log.value("none", START + 50 * MINUTE), Value::Null);
+    // The window is (now − 1h, now], and everything from START on is known.
+    assert_eq!(log.cell("c", "a", START + HOUR - 2).status, warming);
+    assert_eq!(log.cell("c", "a", START + HOUR - 1).status, "PRESENT");
+}
+
+#[test]
 fn floats_are_equal_within_their_scale() {
     let (half, near) = (Value::Float(0.5), Value::Float(0.5 + 1.9));
     assert!(is_equal(&half, &near, 2e9));

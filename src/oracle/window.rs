@@ -40,6 +40,21 @@ pub(super) fn collect(feature: &Feature, events: &[Event], now: i64) -> Windowed
     windowed
 }
 
+/// Whether an event that nobody has seen, at `unseen` or before, could have a say in the value.
+pub(super) fn could_have_missed(feature: &Feature, events: &[Event], now: i64, unseen: i64) -> bool {
+    let WindowDef::Session { gap, max } = &feature.definition.window else {
+        let is_count = feature.definition.aggregate == Aggregate::SessionCount;
+        let before = if is_count { feature.definition.span } else { 0 };
+        return span(feature, now).0.saturating_sub(before) <= unseen;
+    };
+    let unseen = unseen.min(now);
+    let known = session(feature, events, *gap, *max, now).times;
+    match (known.first(), known.last()) {
+        (Some(first), Some(last)) => first - unseen <= *gap && unseen > last - max,
+        _ => now - unseen <= *gap,
+    }
+}
+
 /// The first and the last millisecond of a window that does not depend on the events.
 fn span(feature: &Feature, now: i64) -> (i64, i64) {
     match &feature.definition.window {

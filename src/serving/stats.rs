@@ -7,6 +7,7 @@ use serde_json::{Map, Value as Json, json};
 use super::view::View;
 use crate::codec::Reason;
 use crate::error::Result;
+use crate::model::time;
 use crate::task::{GroupCounts, SourceCounts, Status, TaskInput};
 
 impl View {
@@ -111,7 +112,11 @@ impl View {
             .map(|task| {
                 let status = task.status();
                 is_well &= matches!(status, Status::Running | Status::Standby);
-                let applied = task.state.read().applied;
+                let (applied, covered_from) = {
+                    let state = task.state.read();
+                    let of_groups = (0..task.groups.len()).map(|slot| task.covered_from(&state, slot));
+                    (state.applied, of_groups.max().flatten())
+                };
                 let end = self.log.end_offset(&task.topic, task.partition);
                 let mut partition = json!({
                     "task": task.name,
@@ -128,6 +133,9 @@ impl View {
                 if status == Status::Restoring && goal > 0 {
                     let at = task.changelog.0.load(Ordering::Relaxed);
                     partition["changelog"] = json!({ "at": at, "goal": goal });
+                }
+                if let Some(start) = covered_from {
+                    partition["covered_from"] = Json::from(time::format_rfc3339(start));
                 }
                 if let Some(why) = task.failure() {
                     partition["failure"] = Json::from(why);

@@ -91,7 +91,9 @@ pub fn cell(feature: &GroupFeature, unit: &UnitAnswer, answer: Option<&Answer>, 
         let value = or_default(Value::Null);
         return Cell { value, status: CellStatus::OutsideMaxAge, timestamp: newest };
     }
+    let is_covered = unit.covered_from.is_none_or(|start| start <= answer.oldest);
     let (value, status) = match (&answer.value, &feature.default) {
+        (value, _) if !is_covered => (value.clone(), CellStatus::Warming),
         (Value::Null, Some(default)) => (default.clone(), CellStatus::Defaulted),
         (Value::Null, None) => (Value::Null, CellStatus::NullValue),
         (value, _) if answer.is_approximate => (value.clone(), CellStatus::Approximate),

@@ -196,11 +196,12 @@ impl Runner {
         }
         for to in self.task.groups.iter().filter(|g| !g.is_local) {
             let source = sources.iter().position(|s| s.index == to.group.source.index);
-            let stream_time = source.and_then(|i| self.sources[i].stream_time);
+            let progress = source.map(|i| self.sources[i]).unwrap_or_default();
             let marker = Marker {
                 partition: self.task.partition,
                 next_offset: self.position,
-                stream_time: stream_time.unwrap_or(Millis::MIN),
+                stream_time: progress.stream_time.unwrap_or(Millis::MIN),
+                covered_from: progress.coverage.start(),
             };
             let topic = to.group.repartition_topic(&self.options.app);
             let count = self.log.partitions(&topic).unwrap_or(0);

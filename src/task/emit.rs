@@ -18,18 +18,17 @@ impl Task {
         slot: usize,
         prefix: &[u8],
         unit: &Unit,
-        stream_time: Option<Millis>,
+        (stream_time, covered_from): (Millis, Option<Millis>),
         now: Millis,
     ) -> Result<(Vec<u8>, Vec<u8>)> {
         let to = &self.groups[slot];
         let group = &to.group;
         let all: Vec<usize> = (0..group.features.len()).collect();
         let read = UnitRead { slot, entity: &[], features: &all, now };
-        let oldest = stream_time.map(|t| t.saturating_sub(group.history));
-        let answer = if oldest.is_some_and(|oldest| now < oldest) {
+        let answer = if now < stream_time.saturating_sub(group.history) {
             UnitAnswer { is_out_of_range: true, ..UnitAnswer::default() }
         } else {
-            self.answer(to, unit, prefix, &read)?
+            UnitAnswer { covered_from, ..self.answer(to, unit, prefix, &read)? }
         };
         let features: Map<String, Json> = group
             .features
@@ -67,7 +66,8 @@ impl Runner {
             }
             EmitRule::PerEvent => {
                 let unit = &state.cache.slot(cached).unit;
-                let (key, value) = task.feature_record(slot, prefix, unit, Some(stream_time), now)?;
+                let known = (stream_time, self.covered_from(slot));
+                let (key, value) = task.feature_record(slot, prefix, unit, known, now)?;
                 self.push_features(slot, now, &key, &value);
                 Ok(())
             }
@@ -89,10 +89,15 @@ impl Runner {
         for (slot, cached) in changed {
             let Some(now) = task.group_stream_time(&state, slot) else { continue };
             let one = state.cache.slot(cached);
-            let (key, value) = task.feature_record(slot, &one.key, &one.unit, Some(now), now)?;
+            let known = (now, self.covered_from(slot));
+            let (key, value) = task.feature_record(slot, &one.key, &one.unit, known, now)?;
             self.push_features(slot, now, &key, &value);
         }
         Ok(())
+    }
+
+    fn covered_from(&self, slot: usize) -> Option<Millis> {
+        self.task.coverage_of(&self.sources, &self.vector, slot)
     }
 
     fn push_features(&mut self, slot: usize, now: Millis, key: &[u8], value: &[u8]) {

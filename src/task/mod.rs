@@ -75,6 +75,28 @@ pub struct GroupCounts {
     pub entities: u64,
 }
 
+/// Up to how far back a source partition is known (SEMANTICS §4, "Coverage").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Coverage {
+    /// It was read from its first offset.
+    #[default]
+    Whole,
+    /// Its first records were gone, and it has accepted nothing since.
+    Nothing,
+    /// Its first records were gone: from the event time of the first that it accepted.
+    From(Millis),
+}
+
+impl Coverage {
+    /// Event time from which on everything is known; none: all, or there is nothing.
+    pub fn start(self) -> Option<Millis> {
+        match self {
+            Self::From(time) => Some(time),
+            Self::Whole | Self::Nothing => None,
+        }
+    }
+}
+
 /// A source stage as far as it has judged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceProgress {
@@ -82,6 +104,9 @@ pub struct SourceProgress {
     pub stream_time: Option<Millis>,
     /// Counts so far.
     pub counts: SourceCounts,
+    /// What is known of its past.
+    #[serde(default)]
+    pub coverage: Coverage,
 }
 
 /// How far a source partition is contained in a repartitioned one.
@@ -91,6 +116,9 @@ pub struct Contained {
     pub next_offset: Offset,
     /// Stream time.
     pub stream_time: Option<Millis>,
+    /// Event time from which on it is known, if its first records were gone.
+    #[serde(default)]
+    pub covered_from: Option<Millis>,
 }
 
 /// What readers see, all at one point of the input.
@@ -361,6 +389,27 @@ impl Task {
                 state.sources[at].stream_time
             }
             TaskInput::Repartition => state.vector.values().filter_map(|c| c.stream_time).max(),
+        }
+    }
+
+    /// Event time from which on all events of group `slot` are known here; none: all are.
+    pub fn covered_from(&self, state: &TaskState, slot: usize) -> Option<Millis> {
+        self.coverage_of(&state.sources, &state.vector, slot)
+    }
+
+    fn coverage_of(
+        &self,
+        progress: &[SourceProgress],
+        vector: &BTreeMap<u32, Contained>,
+        slot: usize,
+    ) -> Option<Millis> {
+        match &self.input {
+            TaskInput::Topic { sources } => {
+                let source = self.groups[slot].group.source.index;
+                let at = sources.iter().position(|s| s.index == source)?;
+                progress[at].coverage.start()
+            }
+            TaskInput::Repartition => vector.values().filter_map(|c| c.covered_from).max(),
         }
     }
 }

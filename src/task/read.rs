@@ -24,7 +24,18 @@ struct Point {
     applied: Offset,
     /// By group of the task.
     stream_times: Vec<Option<Millis>>,
+    covered_from: Vec<Option<Millis>>,
     positions: Positions,
+}
+
+impl Point {
+    /// Says of every answer what is known at this point.
+    fn label(&self, mut answers: Vec<UnitAnswer>, reads: &[UnitRead<'_>]) -> Vec<UnitAnswer> {
+        for (answer, read) in answers.iter_mut().zip(reads) {
+            answer.covered_from = self.covered_from[read.slot];
+        }
+        answers
+    }
 }
 
 /// What a unit says.
@@ -34,6 +45,8 @@ pub struct UnitAnswer {
     pub is_out_of_range: bool,
     /// Event time of the newest event at or before `now`, while the entity is known.
     pub newest: Option<Millis>,
+    /// Event time from which on all events are known; none: all are.
+    pub covered_from: Option<Millis>,
     /// One per feature; empty when the entity is not known.
     pub answers: Vec<Answer>,
     /// Whether the unit was in the cache.
@@ -76,7 +89,7 @@ impl Task {
             };
             answers.push(answer);
         }
-        Ok((answers, point.positions))
+        Ok((point.label(answers, reads), point.positions))
     }
 
     /// The same, letting the worker go on after every few units. `None` when it has changed one of
@@ -109,13 +122,14 @@ impl Task {
                 }
             });
         }
-        Ok(Some((answers, point.positions)))
+        Ok(Some((point.label(answers, reads), point.positions)))
     }
 
     fn point(&self, state: &TaskState) -> Point {
         Point {
             applied: state.applied,
             stream_times: (0..self.groups.len()).map(|slot| self.group_stream_time(state, slot)).collect(),
+            covered_from: (0..self.groups.len()).map(|slot| self.covered_from(state, slot)).collect(),
             positions: self.positions(state),
         }
     }

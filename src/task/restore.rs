@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use super::barrier::{Barrier, LastRecord, STORE_KEY};
 use super::runner::Runner;
-use super::{Task, TaskInput};
+use super::{Coverage, SourceProgress, Task, TaskInput};
 use crate::error::{Error, Result};
 use crate::log::ResumePoint;
 use crate::model::Offset;
@@ -102,9 +102,17 @@ impl Runner {
         Ok(())
     }
 
-    /// Nothing was committed yet: all of the log is to be read.
+    /// Nothing was committed yet: all that is left of the log is to be read.
     fn first_barrier(&self, start: Offset) -> Barrier {
-        Barrier { committed: start, redo_from: start, ..Barrier::initial(self.fingerprints.clone()) }
+        let mut barrier = Barrier::initial(self.fingerprints.clone());
+        (barrier.committed, barrier.redo_from) = (start, start);
+        if let TaskInput::Topic { sources } = &self.task.input
+            && start > 0
+        {
+            let cut = SourceProgress { coverage: Coverage::Nothing, ..SourceProgress::default() };
+            barrier.sources = sources.iter().map(|source| (source.name.clone(), cut)).collect();
+        }
+        barrier
     }
 
     /// Refuses an input whose records are not those that were applied: the topic was deleted and made

@@ -104,6 +104,8 @@ pub struct Runner {
     ready: Vec<Ready>,
     /// Every record below is checked for its place; behind, some.
     checked_until: Offset,
+    /// Records that were found in another partition than their key's.
+    misplaced: u64,
     /// The last record that was applied.
     pub(super) last_record: Option<LastRecord>,
     /// Units of groups that emit their latest state, as (group, place in the cache).
@@ -154,6 +156,7 @@ impl Runner {
             swept_at: Instant::now(),
             ready: Vec::new(),
             checked_until: 0,
+            misplaced: 0,
             last_record: None,
             changed: BTreeSet::new(),
             removed: HashSet::new(),
@@ -288,6 +291,7 @@ impl Runner {
                     if is_new {
                         progress.counts.accepted += 1;
                     }
+                    self.sources[index] = progress;
                     self.project(index, &event, record.offset, advance, stream_time, is_new);
                 }
             }
@@ -351,6 +355,7 @@ impl Runner {
                         advance,
                         stream_time,
                         id: event.id,
+                        covered_from: self.sources[stage].coverage.start(),
                         key: self.projector.prefix[unit_prefix(0, &[]).len()..].to_vec(),
                         event: self.projector.event.clone(),
                     };
@@ -366,8 +371,9 @@ impl Runner {
         }
     }
 
-    /// Says so when the producer of a topic places keys elsewhere than readers look for them.
-    fn check_place(&self, slot: usize, offset: Offset) {
+    /// Says so when the producer of a topic places keys elsewhere than readers look for them; of many,
+    /// ever more rarely.
+    fn check_place(&mut self, slot: usize, offset: Offset) {
         let group = &self.task.groups[slot].group;
         let prefix = &self.projector.prefix;
         let Some(parts) = split_key(prefix).and_then(|(_, e)| decode_parts(e, &group.key_types)) else {
@@ -379,6 +385,10 @@ impl Runner {
         if wanted != self.task.partition {
             let key = String::from_utf8_lossy(&key);
             self.options.metrics.misplaced(&self.task.topic);
+            self.misplaced += 1;
+            if !self.misplaced.is_power_of_two() {
+                return;
+            }
             tracing::error!(
                 "offset {offset} of {}: key `{key}` belongs to partition {wanted} of {count}: its producer does not \
                  use Kafka's default partitioner on the key of source `{}`; lookups of it will not find it",
@@ -400,16 +410,19 @@ impl Runner {
         let (partition, contained) = match &routed {
             Routed::Event(e) => {
                 let stream_time = Some(e.stream_time.max(e.advance));
-                (e.partition, Contained { next_offset: e.offset + 1, stream_time })
+                let (next_offset, covered_from) = (e.offset + 1, e.covered_from);
+                (e.partition, Contained { next_offset, stream_time, covered_from })
             }
             Routed::Marker(m) => {
                 let stream_time = (m.stream_time != Millis::MIN).then_some(m.stream_time);
-                (m.partition, Contained { next_offset: m.next_offset, stream_time })
+                let (next_offset, covered_from) = (m.next_offset, m.covered_from);
+                (m.partition, Contained { next_offset, stream_time, covered_from })
             }
         };
         let known = self.vector.entry(partition).or_default();
         known.next_offset = known.next_offset.max(contained.next_offset);
         known.stream_time = known.stream_time.max(contained.stream_time);
+        known.covered_from = known.covered_from.max(contained.covered_from);
         if let Routed::Event(e) = routed {
             let ready = self.next_ready();
             ready.slot = 0;

@@ -33,8 +33,10 @@ feature_groups:
       p95: { aggregate: percentile, q: 0.95, of: x, window: 20m }
       max: { aggregate: max, of: x, window: 5m }
       last: { aggregate: last_k, k: 3, of: x, window: 10m }
+      run: { aggregate: count, session: 20s, max: 3m }
+      runs: { aggregate: session_count, gap: 20s, window: 3m }
 ";
-const FEATURES: [&str; 5] = ["n", "sum", "p95", "max", "last"];
+const FEATURES: [&str; 7] = ["n", "sum", "p95", "max", "last", "run", "runs"];
 const USERS: u8 = 12;
 /// Units that need not stay are evicted at once.
 const CACHE_BYTES: usize = 0;
@@ -96,10 +98,16 @@ struct Run {
 }
 
 impl Run {
-    fn new(checkpoint_interval: Duration) -> Self {
+    /// `is_cut`: the log has lost its first records before anybody reads it.
+    fn new(checkpoint_interval: Duration, is_cut: bool) -> Self {
         let bench = Bench::of(DEFINITIONS, checkpoint_interval, CACHE_BYTES);
         let definitions = DefinitionFiles::of_text(DEFINITIONS).definitions;
-        let oracle = Oracle::new(&definitions, 1).expect("no mistakes");
+        let mut oracle = Oracle::new(&definitions, 1).expect("no mistakes");
+        if is_cut {
+            bench.append(3);
+            bench.log.purge("clicks", 0, 3).expect("purged");
+            oracle.cut("clicks", 0);
+        }
         let runner = bench.take_over().expect("a new one");
         Self { bench, runner, under_way: None, oracle, next_id: 0, time: 10_000_000 }
     }
@@ -169,7 +177,8 @@ impl Run {
 
     /// Everything that can be read is what the oracle makes of the records below the position.
     fn check(&mut self) {
-        for batch in self.bench.log.read("clicks", 0, 0, usize::MAX).expect("readable") {
+        let start = self.bench.log.start_offset("clicks", 0);
+        for batch in self.bench.log.read("clicks", 0, start, usize::MAX).expect("readable") {
             for record in batch.records().filter(|r| r.offset < self.runner.position) {
                 self.oracle.push(&OracleRecord {
                     topic: "clicks".to_owned(),
@@ -188,14 +197,14 @@ impl Run {
         let expected = |name: &str| expected.get(name).copied().unwrap_or(0);
         assert_eq!((counts.applied, counts.duplicate), (expected("applied"), expected("duplicate")));
         let Some(now) = self.oracle.stream_time("g") else {
-            assert_eq!(self.runner.position, 0, "the first record is always accepted");
+            assert_eq!(self.runner.position, start, "the first record is always accepted");
             return;
         };
         for user in (0..USERS).map(|n| format!("u{n}")) {
             let mut entity = Vec::new();
             KeyPart::String(&user).encode(&mut entity);
             for now in [now - 900_000, now - 500_000, now, now + 600_000] {
-                let read = UnitRead { slot: 0, entity: &entity, features: &[0, 1, 2, 3, 4], now };
+                let read = UnitRead { slot: 0, entity: &entity, features: &[0, 1, 2, 3, 4, 5, 6], now };
                 let (answers, _) = task.read(&[read]).expect("readable");
                 for (i, name) in FEATURES.iter().enumerate() {
                     let key = [Value::String(user.as_str().into())];
@@ -221,15 +230,16 @@ proptest! {
         acts in vec(act(), 1..100),
         interval in prop::sample::select(vec![0, 400, 3_600_000_000]),
         has_sweeps in any::<bool>(),
+        is_cut in any::<bool>(),
     ) {
-        let mut run = Run::new(Duration::from_micros(interval));
+        let mut run = Run::new(Duration::from_micros(interval), is_cut);
         for act in acts.iter().filter(|a| has_sweeps || !matches!(a, Act::MakeSweepDue)) {
             run.act(act);
             run.check();
         }
         run.act(&Act::Crash { is_durable: false });
         run.check();
-        let mut undisturbed = Run::new(Duration::ZERO);
+        let mut undisturbed = Run::new(Duration::ZERO, is_cut);
         for act in acts.iter().filter(|a| matches!(a, Act::Append(_))) {
             undisturbed.act(act);
         }

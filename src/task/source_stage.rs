@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{SourceProgress, TaskGroup};
+use super::{Coverage, SourceProgress, TaskGroup};
 use crate::codec::decoder::key_part;
 use crate::codec::{Decoded, Reason, SourceDecoder};
 use crate::expr::Val;
@@ -61,6 +61,9 @@ impl SourceStage {
         let advance = event.time.min(record.time);
         let stream_time = progress.stream_time.unwrap_or(Millis::MIN);
         progress.stream_time = Some(stream_time.max(advance));
+        if progress.coverage == Coverage::Nothing {
+            progress.coverage = Coverage::From(event.time);
+        }
         Verdict::Accepted { event, advance, stream_time }
     }
 }

@@ -80,7 +80,7 @@ impl Bench {
         while runner.step(&mut session) > 0 {}
     }
 
-    fn append(&self, count: u32) -> Positions {
+    pub fn append(&self, count: u32) -> Positions {
         let mut append = Append::to("clicks");
         for n in 0..count {
             let event = format!("{{\"user_id\":\"u{n}\",\"t\":{}}}", 900_000 + n);

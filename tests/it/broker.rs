@@ -57,6 +57,24 @@ impl Broker {
         assert!(made[0].is_ok(), "{made:?}");
     }
 
+    /// Removes the first records of every partition, up to these offsets.
+    pub fn cut(&self, topic: &str, offsets: &[i64]) {
+        use rdkafka::admin::{AdminClient, AdminOptions};
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.bootstrap);
+        let admin: AdminClient<rdkafka::client::DefaultClientContext> = config.create().expect("a client");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in (0..).zip(offsets) {
+            list.add_partition_offset(topic, partition, Offset::Offset(*offset)).expect("an offset");
+        }
+        let cut = runtime.block_on(admin.delete_records(&list, &AdminOptions::new())).expect("an answer");
+        for (element, offset) in cut.elements().iter().zip(offsets) {
+            element.error().expect("it is cut");
+            assert_eq!(element.offset(), Offset::Offset(*offset));
+        }
+    }
+
     /// Deletes a topic, and waits until it is gone.
     pub fn delete(&self, topic: &str) {
         use rdkafka::admin::{AdminClient, AdminOptions};

@@ -77,7 +77,7 @@ pub fn batch(number: u64) -> String {
 /// Everything that can be read at the end, at a fixed time.
 pub fn readings(engine: &Engine, batches: u64) -> Vec<Json> {
     let as_of = START_MS + (batches * BATCH) as i64 * 500;
-    let as_of = jiff_text(as_of);
+    let as_of = text_of(as_of);
     let none = json!({});
     let mut all = Vec::new();
     for user in 0..USERS {
@@ -91,7 +91,7 @@ pub fn readings(engine: &Engine, batches: u64) -> Vec<Json> {
     all
 }
 
-fn jiff_text(millis: i64) -> String {
+pub fn text_of(millis: i64) -> String {
     jiff::Timestamp::from_millisecond(millis).expect("in range").to_string()
 }
 

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use rdkafka::message::Message;
 use serde_json::{Value as Json, json};
-use thalweg::model::partition_of;
+use thalweg::config::DefinitionFiles;
+use thalweg::model::{Value, partition_of};
+use thalweg::oracle::{Oracle, OracleRecord, is_equal};
 
 use crate::broker::{Broker, send};
-use crate::crash::{DEFINITIONS, batch, counts, kill_by_id, random, readings};
-use crate::harness::Place;
+use crate::crash::{BATCH, DEFINITIONS, START_MS, batch, counts, kill_by_id, random, readings, text_of};
+use crate::harness::{Engine, Place};
 
 const PARTITIONS: u32 = 3;
 
@@ -207,4 +209,89 @@ fn a_topic_that_was_made_anew_is_refused() {
     let (code, _, log) = crate::harness::run(&["run", "--config", config.to_str().expect("UTF-8")], None);
     assert_eq!(code, 3, "{log}");
     assert!(log.contains("the topic was made anew"), "{log}");
+}
+
+/// Every value and status of groups of `DEFINITIONS` at times around `now` is the oracle's.
+fn compare(engine: &Engine, oracle: &Oracle, now: i64) {
+    let groups =
+        [("by_user", "user_id", ["count_all", "distinct_1h"]), ("by_shop", "shop", ["sum_1h", "max_1d"])];
+    for (group, join_key, features) in groups {
+        for key in oracle.entities(group) {
+            for now in [now, now - 900_000, now - 3_600_000] {
+                let body = json!({
+                    "features": features.map(|f| format!("{group}:{f}")),
+                    "entities": { join_key: [key[0].to_json()] }, "as_of": text_of(now),
+                });
+                let body = body.to_string();
+                let (status, answer) =
+                    engine.post("/v1/features/online", "application/json", body.as_bytes());
+                assert_eq!(status, 200, "{answer}");
+                for (i, feature) in features.into_iter().enumerate() {
+                    let wanted = oracle.lookup(group, feature, &key, now);
+                    let found = &answer["results"][i + 1];
+                    let value = found["values"][0].as_i64().map_or(Value::Null, Value::Int);
+                    assert!(
+                        is_equal(&wanted.value, &value, wanted.scale)
+                            && found["statuses"][0] == wanted.status,
+                        "{feature} of {key:?} at {now}: {found}, and by the oracle {wanted:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Most topics are older than their retention: what was there before is not known, and is said so.
+#[test]
+fn windows_that_reach_behind_the_start_of_a_topic_are_warming() {
+    let (broker, batches) = (Broker::start(), 60);
+    broker.create("payments", PARTITIONS);
+    let producer = broker.producer();
+    let cut: [i64; 3] = [900, 0, 300];
+    let mut oracle =
+        Oracle::new(&DefinitionFiles::of_text(DEFINITIONS).definitions, PARTITIONS).expect("one");
+    let mut next = [0; PARTITIONS as usize];
+    for number in 0..batches {
+        let records = records(number, PARTITIONS);
+        send(&producer, "payments", &records);
+        for (partition, _, value) in records {
+            let offset = next[partition as usize];
+            next[partition as usize] += 1;
+            if offset >= cut[partition as usize] {
+                oracle.push(&OracleRecord {
+                    topic: "payments".to_owned(),
+                    partition,
+                    offset: offset as u64,
+                    timestamp: i64::MAX,
+                    key: None,
+                    value: Some(value.into_bytes()),
+                });
+            }
+        }
+    }
+    broker.cut("payments", &cut);
+    for partition in [0, 2] {
+        oracle.cut("payments", partition);
+    }
+    let quick = format!("checkpoint_interval: 300ms\n{}", broker.log(PARTITIONS));
+    let place = Place::new(DEFINITIONS, &quick);
+    let now = START_MS + (batches * BATCH) as i64 * 500;
+    for is_disk_kept in [true, true, false] {
+        let engine = place.start();
+        engine.settled_stats();
+        compare(&engine, &oracle, now);
+        engine.kill();
+        if !is_disk_kept {
+            std::fs::remove_dir_all(place.folder.path().join("data/state")).expect("it is there");
+        }
+    }
+    let engine = place.start();
+    compare(&engine, &oracle, now);
+    let (_, health) = engine.get("/v1/health");
+    let known = |task: &str| {
+        let tasks = health["partitions"].as_array().expect("partitions");
+        tasks.iter().find(|t| t["task"] == task).expect("it is here")["covered_from"].is_null()
+    };
+    assert_eq!(["payments/0", "payments/1", "payments/2"].map(known), [false, true, false], "{health}");
+    engine.stop();
 }
