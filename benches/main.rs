@@ -63,7 +63,8 @@ fn floor(folder: &Path, events: u64) -> f64 {
             at = last.next_offset();
             for record in batches.iter().flat_map(|b| b.records()) {
                 let mut raws = Vec::new();
-                let event = decoder.decode(record.value, record.time, &mut raws).expect("an event");
+                let event =
+                    decoder.decode(record.value, record.time, &mut raws, Vec::new()).expect("an event");
                 if let (Val::Str(user), Val::Float(amount)) = (&event.variables[1], &event.variables[2]) {
                     if let Some(cell) = cells.get_mut(user.as_ref()) {
                         *cell = (cell.0 + 1, cell.1 + amount);

@@ -104,7 +104,8 @@ impl SourceDecoder {
         Self { source: Arc::clone(source), projector: Box::new(paths), slots, time_slot, id_slot }
     }
 
-    /// The typed event of `payload`, by the checks 2 to 7. A null payload is malformed here.
+    /// The typed event of `payload`, by the checks 2 to 7. A null payload is malformed here. `raws` and
+    /// `variables` lend their allocations.
     ///
     /// # Errors
     /// The first check that it fails.
@@ -113,6 +114,7 @@ impl SourceDecoder {
         payload: Option<&'a [u8]>,
         log_time: Millis,
         raws: &mut Vec<Raw<'a>>,
+        mut variables: Vec<Val<'a>>,
     ) -> Result<Decoded<'a>, Refusal> {
         let source = &*self.source;
         let malformed = |detail: &str| (Reason::Malformed, detail.to_owned());
@@ -133,7 +135,8 @@ impl SourceDecoder {
             Some(slot) => event_id(raws[slot], time)?,
             None => None,
         };
-        let mut variables = Vec::with_capacity(source.fields.len() + 1);
+        variables.clear();
+        variables.reserve_exact(source.fields.len() + 1);
         variables.push(Val::Timestamp(time));
         for (field, slot) in source.fields.iter().zip(&self.slots) {
             let (Origin::Path { coerce, max_bytes, time, .. }, Some(slot)) = (&field.origin, slot) else {

@@ -3,7 +3,7 @@
 pub mod bytes;
 mod convert;
 pub mod decoder;
-mod json;
+pub mod json;
 pub mod repartition;
 
 pub use decoder::{Decoded, KeyReader, Reason, SourceDecoder};

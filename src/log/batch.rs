@@ -250,6 +250,7 @@ impl Append {
     }
 
     /// Copies of all batches with their partitions; offsets in them mean nothing yet.
+    #[cfg(feature = "kafka")]
     pub(super) fn batches(&self) -> impl Iterator<Item = (u32, LogBatch)> {
         let all = self.partitions.iter();
         all.flat_map(|(p, builders)| builders.iter().map(|b| (*p, b.clone().finish(0, 0))))

@@ -122,17 +122,17 @@ impl EventBuf {
     /// An event in a buffer of its own, from its flags and column values.
     pub fn single(layout: &Layout, order: Order, flags: &[bool], columns: &[Val<'_>]) -> Self {
         let mut event = Self::default();
-        event.set_single(layout, order, flags.iter().copied(), columns.iter());
+        event.set_single(layout, order, flags.iter().copied(), columns.iter().cloned());
         event
     }
 
     /// Makes this buffer hold exactly one event; its allocation is kept.
-    pub fn set_single<'v, 'x: 'v>(
+    pub fn set_single<'v>(
         &mut self,
         layout: &Layout,
         order: Order,
         flags: impl Iterator<Item = bool>,
-        columns: impl Iterator<Item = &'v Val<'x>>,
+        columns: impl Iterator<Item = Val<'v>>,
     ) {
         self.words.clear();
         self.heap.clear();
@@ -146,8 +146,8 @@ impl EventBuf {
         for (i, value) in columns.enumerate() {
             let cell = match value {
                 Val::Null | Val::List(_) | Val::Map(_) => continue,
-                Val::Bool(b) => u64::from(*b),
-                Val::Int(n) | Val::Timestamp(n) => *n as u64,
+                Val::Bool(b) => u64::from(b),
+                Val::Int(n) | Val::Timestamp(n) => n as u64,
                 Val::Float(x) => x.to_bits(),
                 Val::Str(s) => {
                     let at = self.heap.len() as u64;

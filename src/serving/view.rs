@@ -238,6 +238,7 @@ impl View {
     ///
     /// # Errors
     /// An unknown group, or there is one node alone.
+    #[cfg(feature = "serving")]
     pub(super) fn routing(&self, group: Option<&str>) -> Result<Vec<(String, u32, Route)>> {
         if self.cluster().is_none() {
             let message = "routing is for several nodes on one Kafka, and this one is alone with its log";

@@ -24,7 +24,7 @@ pub use insert::{Arrival, Outcome};
 pub use memory::MemoryStore;
 #[cfg(feature = "rocksdb")]
 pub use rocks::{RocksStore, SharedMemory};
-pub use rows::{RowKind, head_key, is_head, row_key, split_key, unit_prefix};
+pub use rows::{RowKind, head_key, is_head, put_unit_prefix, row_key, split_key, unit_prefix};
 pub use unit::{Entry, Unit, UnitRules};
 pub use view::{RowSource, StoredRows, UnitView, decode_node, decode_page};
 

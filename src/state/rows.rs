@@ -19,10 +19,15 @@ pub enum RowKind {
 /// What all rows of a unit begin with.
 pub fn unit_prefix(group_id: u32, entity: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(entity.len() + 14);
+    put_unit_prefix(group_id, entity, &mut key);
+    key
+}
+
+/// The same, behind what `key` holds.
+pub fn put_unit_prefix(group_id: u32, entity: &[u8], key: &mut Vec<u8>) {
     key.push(UNIT);
     key.extend(group_id.to_be_bytes());
     key.extend(entity);
-    key
 }
 
 /// Key of the HEAD row of the unit at `prefix`.

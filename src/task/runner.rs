@@ -1,9 +1,11 @@
 //! The worker's side of a task: reads its input, judges, applies. Commits are in `commit`.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+
+use hashbrown::HashMap;
 
 use super::barrier::LastRecord;
 use super::dead_letter::{Provenance, dead_letter};
@@ -293,6 +295,7 @@ impl Runner {
                     }
                     self.sources[index] = progress;
                     self.project(index, &event, record.offset, advance, stream_time, is_new);
+                    self.stages[index].recycle(event);
                 }
             }
             self.sources[index] = progress;

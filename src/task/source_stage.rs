@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use super::{Coverage, SourceProgress, TaskGroup};
 use crate::codec::decoder::key_part;
+use crate::codec::json::Raw;
 use crate::codec::{Decoded, Reason, SourceDecoder};
 use crate::expr::Val;
 use crate::log::RecordView;
 use crate::model::key::{KeyPart, record_key};
 use crate::model::{Millis, Offset};
 use crate::operator::{EventBuf, Order};
-use crate::state::unit_prefix;
+use crate::state::put_unit_prefix;
 use crate::topology::{Group, Source};
 
 /// What became of a record.
@@ -28,6 +29,15 @@ pub(super) enum Verdict<'a> {
 pub(super) struct SourceStage {
     pub source: Arc<Source>,
     decoder: SourceDecoder,
+    /// Allocations of the last event, for the next.
+    raws: Vec<Raw<'static>>,
+    variables: Vec<Val<'static>>,
+}
+
+/// The allocation of `used` for values that live elsewhere: collecting in place keeps it.
+fn emptied<From, To: Default>(mut used: Vec<From>) -> Vec<To> {
+    used.clear();
+    used.into_iter().map(|_| To::default()).collect()
 }
 
 /// What a group makes of an accepted event.
@@ -39,16 +49,20 @@ pub(super) enum Projection {
 
 impl SourceStage {
     pub fn new(source: &Arc<Source>) -> Self {
-        Self { source: Arc::clone(source), decoder: SourceDecoder::new(source) }
+        let decoder = SourceDecoder::new(source);
+        Self { source: Arc::clone(source), decoder, raws: Vec::new(), variables: Vec::new() }
     }
 
     /// Judges `record` after everything that made `progress`, and moves its stream time.
-    pub fn judge<'a>(&self, record: RecordView<'a>, progress: &mut SourceProgress) -> Verdict<'a> {
+    pub fn judge<'a>(&mut self, record: RecordView<'a>, progress: &mut SourceProgress) -> Verdict<'a> {
         if record.value.is_none() && self.source.ignores_tombstones {
             return Verdict::Ignored;
         }
-        let mut raws = Vec::new();
-        let event = match self.decoder.decode(record.value, record.time, &mut raws) {
+        let mut raws = emptied(std::mem::take(&mut self.raws));
+        let variables = emptied(std::mem::take(&mut self.variables));
+        let decoded = self.decoder.decode(record.value, record.time, &mut raws, variables);
+        self.raws = emptied(raws);
+        let event = match decoded {
             Ok(event) => event,
             Err((reason, detail)) => return Verdict::Refused(reason, detail),
         };
@@ -65,6 +79,11 @@ impl SourceStage {
             progress.coverage = Coverage::From(event.time);
         }
         Verdict::Accepted { event, advance, stream_time }
+    }
+
+    /// Takes back what an event was allocated in.
+    pub fn recycle(&mut self, event: Decoded<'_>) {
+        self.variables = emptied(event.variables);
     }
 }
 
@@ -100,7 +119,8 @@ impl Projector {
         offset: Offset,
     ) -> Projection {
         let group = &*to.group;
-        self.prefix = unit_prefix(to.id, &[]);
+        self.prefix.clear();
+        put_unit_prefix(to.id, &[], &mut self.prefix);
         for variable in &group.key {
             match key_part(&event.variables[*variable]) {
                 Some(part) => part.encode(&mut self.prefix),
@@ -111,9 +131,9 @@ impl Projector {
             return Projection::Filtered;
         }
         let order = Order::new(event.time, partition, offset);
-        let columns: Vec<Val<'_>> = group.columns.iter().map(|c| c.eval(&event.variables)).collect();
+        let columns = group.columns.iter().map(|c| c.eval(&event.variables));
         let flags = group.flags.iter().map(|f| f.eval(&event.variables).is_true());
-        self.event.set_single(&group.layout, order, flags, columns.iter());
+        self.event.set_single(&group.layout, order, flags, columns);
         Projection::Projected
     }
 }

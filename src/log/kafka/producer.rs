@@ -43,6 +43,8 @@ struct Deliveries {
 struct DeliveryState {
     transaction: usize,
     done: usize,
+    /// How many to wait for, once it is known: nobody is woken before.
+    sent: Option<usize>,
     error: Option<String>,
     /// Offset of the barrier record by commit.
     barriers: Vec<Option<Offset>>,
@@ -69,7 +71,9 @@ impl ProducerContext for DeliveryContext {
             }
             Err((error, _)) => state.error = Some(error.to_string()),
         }
-        self.0.changed.notify_all();
+        if state.error.is_some() || state.sent.is_some_and(|sent| state.done >= sent) {
+            self.0.changed.notify_all();
+        }
     }
 }
 
@@ -212,6 +216,7 @@ impl Transactions {
     fn await_deliveries(&self, sent: usize) -> Result<(), KafkaError> {
         let deadline = Instant::now() + TIMEOUT;
         let mut state = self.deliveries.state.lock();
+        state.sent = Some(sent);
         while state.done < sent && state.error.is_none() {
             if self.deliveries.changed.wait_until(&mut state, deadline).timed_out() {
                 return Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut));
