@@ -12,7 +12,7 @@ use thalweg::oracle::{Oracle, OracleRecord, is_equal};
 
 use crate::broker::{Broker, send};
 use crate::crash::{BATCH, DEFINITIONS, START_MS, batch, counts, kill_by_id, random, readings, text_of};
-use crate::harness::{Engine, Place};
+use crate::harness::{Engine, Place, until};
 
 const PARTITIONS: u32 = 3;
 
@@ -294,4 +294,38 @@ fn windows_that_reach_behind_the_start_of_a_topic_are_warming() {
     };
     assert_eq!(["payments/0", "payments/1", "payments/2"].map(known), [false, true, false], "{health}");
     engine.stop();
+}
+
+/// A worker that cannot keep up with the retention of its source must not look as if it were idle.
+#[test]
+fn records_that_are_removed_before_they_are_read_are_named() {
+    let broker = Broker::start();
+    // One batch of a partition at a time.
+    let few = "heartbeat.interval.ms: 500, max.partition.fetch.bytes: 1000";
+    let log = broker.log(PARTITIONS).replace("heartbeat.interval.ms: 500", few);
+    let place = Place::new(DEFINITIONS, &log);
+    let engine = place.start();
+    let producer = broker.producer();
+    send(&producer, "payments", &records(0, PARTITIONS));
+    engine.settled_stats();
+    let signal = |name: &str| {
+        let sent = std::process::Command::new("kill").args([name, &engine.id().to_string()]).status();
+        assert!(sent.expect("kill runs").success());
+    };
+    signal("-STOP");
+    for number in 1..8 {
+        send(&producer, "payments", &records(number, PARTITIONS));
+    }
+    let all: Vec<_> = (0..8).flat_map(|number| records(number, PARTITIONS)).collect();
+    let ends = [0, 1, 2].map(|p| all.iter().filter(|r| r.0 == p).count() as i64);
+    broker.cut("payments", &ends);
+    signal("-CONT");
+    until(|| {
+        let (_, health) = engine.get("/v1/health");
+        let tasks = health["partitions"].as_array().cloned().unwrap_or_default();
+        let why = tasks.iter().filter_map(|t| t["failure"].as_str()).next();
+        let is_named = why.is_some_and(|why| why.contains("is to be read next"));
+        if is_named { Ok(()) } else { Err(format!("{health}")) }
+    });
+    engine.kill();
 }

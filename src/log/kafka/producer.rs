@@ -23,6 +23,10 @@ const SLOT_BITS: u32 = 20;
 /// The slot of everything that is no barrier record.
 const NO_SLOT: usize = (1 << SLOT_BITS) - 1;
 
+/// How long an abort may take. One that takes longer waits for a broker that is away; a producer made
+/// anew finds its way round, and ends the transaction by that.
+const ABORT_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Why a transaction did not commit.
 #[derive(Debug)]
 pub(super) enum Failure {
@@ -91,6 +95,10 @@ impl Transactions {
         Self { options, index, producer: None, deliveries: Arc::default(), transaction: 0 }
     }
 
+    pub fn options(&self) -> &KafkaOptions {
+        &self.options
+    }
+
     /// Makes a producer whose `init_transactions` has ended whatever its predecessor left open, and
     /// fenced every straggler of it.
     ///
@@ -144,7 +152,7 @@ impl Transactions {
         };
         if is_clean
             && let Some(producer) = &self.producer
-            && producer.abort_transaction(TIMEOUT).is_ok()
+            && producer.abort_transaction(ABORT_PATIENCE).is_ok()
         {
             return Failure::Aborted(error.to_string());
         }

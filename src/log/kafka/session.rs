@@ -20,9 +20,9 @@ use super::assignment::{Assignment, Place};
 use super::client::KafkaOptions;
 use super::committer::{Committer, Done, Job};
 use super::offsets::{committed, offsets_of};
-use super::producer::{Failure, RENEW_PAUSE, Transactions};
+use super::producer::Transactions;
 use super::{TIMEOUT, failed};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::log::batch::SparseBuilder;
 use crate::log::{Input as LogInput, LogBatch, Membership, Outcome, Ownership, Session, Start, TaskCommit};
 use crate::model::Offset;
@@ -74,6 +74,8 @@ struct Input {
     /// Where fetching would go on.
     next: Offset,
     batches: VecDeque<Arc<LogBatch>>,
+    /// The first offset that is left, if what comes next was removed before it was read.
+    cut_at: Option<Offset>,
 }
 
 /// A worker's side of Kafka.
@@ -85,6 +87,8 @@ pub struct KafkaSession {
     /// None while a commit is under way, which has it.
     transactions: Option<Transactions>,
     committer: Committer,
+    /// Next offsets and names that the commit under way would make.
+    pending: Vec<(Place, (Offset, String))>,
     /// Whether the commit under way is of tasks that were lost.
     is_void: bool,
     /// Partitions whose tasks are ready.
@@ -93,7 +97,6 @@ pub struct KafkaSession {
     buffered: usize,
     /// Next offsets and names of the last commits, by input.
     committed: HashMap<(String, u32), (Offset, String)>,
-    stop: Arc<AtomicBool>,
 }
 
 /// Adds a message of a topic to a batch.
@@ -131,13 +134,13 @@ impl KafkaSession {
             index,
             topics: topics.iter().map(|t| (*t).to_owned()).collect(),
             transactions: Some(transactions),
-            committer: Committer::start(index)?,
+            committer: Committer::start(index, stop)?,
+            pending: Vec::new(),
             is_void: false,
             inputs: BTreeMap::new(),
             assignment: Assignment::new(options.has_consumer_protocol()),
             buffered: 0,
             committed: HashMap::new(),
-            stop,
         })
     }
 
@@ -168,6 +171,9 @@ impl KafkaSession {
                 None => break,
                 Some(Err(error)) => {
                     tracing::warn!("Kafka: {error}");
+                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
+                        self.find_cuts();
+                    }
                     break;
                 }
                 Some(Ok(message)) => message,
@@ -205,6 +211,16 @@ impl KafkaSession {
             input.next = input.next.max(batch.next_offset());
             self.buffered += batch.bytes().len();
             input.batches.push_back(Arc::new(batch));
+        }
+    }
+
+    /// Looks which inputs lack what comes next. librdkafka does not say which, and fetches no more of it.
+    fn find_cuts(&mut self) {
+        for ((topic, partition), input) in &mut self.inputs {
+            match self.consumer.fetch_watermarks(topic, *partition as i32, TIMEOUT) {
+                Ok((low, _)) => input.cut_at = Some(low as Offset).filter(|low| *low > input.next),
+                Err(error) => tracing::warn!("Kafka: {topic}/{partition}: {error}"),
+            }
         }
     }
 
@@ -282,39 +298,6 @@ impl KafkaSession {
         retained.extend(inputs.iter().filter(|input| !new.contains(input)).cloned());
         Ownership::Assigned { inputs, retained }
     }
-
-    /// Finds out what became of a transaction whose answer was lost (PROTOCOL 20).
-    fn resolve(&self, transactions: &mut Transactions, commits: Vec<TaskCommit>) -> Outcome {
-        loop {
-            let found = transactions.renew().map_err(failed("start a producer")).and_then(|()| {
-                let inputs: Vec<(&str, u32)> =
-                    commits.iter().map(|c| (c.topic.as_str(), c.partition)).collect();
-                committed(&self.consumer, &inputs, TIMEOUT)
-            });
-            match found {
-                Ok(found) => {
-                    let txn = |i: usize| found[i].as_ref().map(|(_, txn)| txn.as_str());
-                    let is_mine = (0..commits.len()).all(|i| txn(i) == Some(&commits[i].txn_id));
-                    let is_before = commits.iter().enumerate().all(|(i, c)| {
-                        let known = self.committed.get(&(c.topic.clone(), c.partition));
-                        txn(i) == known.map(|(_, txn)| txn.as_str())
-                    });
-                    return match (is_mine, is_before) {
-                        (true, _) => Outcome::Committed(Vec::new()),
-                        (_, true) => Outcome::Aborted("the transaction did not commit".to_owned(), commits),
-                        _ => Outcome::Fenced("another has committed".to_owned()),
-                    };
-                }
-                Err(error) if self.stop.load(Ordering::Acquire) => {
-                    return Outcome::Fenced(error.to_string());
-                }
-                Err(error) => {
-                    tracing::warn!("the outcome of a transaction is unknown: {error}");
-                    std::thread::sleep(RENEW_PAUSE);
-                }
-            }
-        }
-    }
 }
 
 /// A consumer that has joined the group.
@@ -355,6 +338,12 @@ impl LogInput for KafkaSession {
         let Some(input) = self.inputs.get_mut(&(topic.to_owned(), partition)) else {
             return Ok(Vec::new());
         };
+        if let Some(start) = input.cut_at.filter(|_| input.batches.is_empty()) {
+            let message =
+                format!("the log of {topic}/{partition} starts at {start}, and {from} is to be read next");
+            return Err(Error::corrupted(message)
+                .with_hint("records were removed before they were read: keep them for longer; another `app` starts with what is left"));
+        }
         let (mut taken, mut bytes) = (Vec::new(), 0);
         while bytes < bytes_max
             && let Some(batch) = input.batches.pop_front()
@@ -405,24 +394,17 @@ impl Session for KafkaSession {
     fn begin_commit(&mut self, commits: Vec<TaskCommit>) {
         let transactions = self.transactions.take().expect("one commit at a time");
         let group = self.consumer.group_metadata().expect("it has a group.id");
-        self.committer.begin(Job { transactions, group, commits });
+        let input = |c: &TaskCommit| (c.topic.clone(), c.partition);
+        let before =
+            commits.iter().map(|c| self.committed.get(&input(c)).map(|(_, txn)| txn.clone())).collect();
+        self.pending = commits.iter().map(|c| (input(c), (c.next_offset, c.txn_id.clone()))).collect();
+        self.committer.begin(Job { transactions, group, commits, before });
     }
 
     fn outcome(&mut self, timeout: Duration) -> Option<Outcome> {
-        let Done { mut transactions, commits, result } = self.committer.wait(timeout)?;
-        let names: Vec<_> = commits
-            .iter()
-            .map(|c| ((c.topic.clone(), c.partition), (c.next_offset, c.txn_id.clone())))
-            .collect();
-        let outcome = match result {
-            Ok(barriers) => Outcome::Committed(barriers),
-            Err(Failure::Aborted(why)) => Outcome::Aborted(why, commits),
-            Err(Failure::Unknown(why)) => {
-                tracing::warn!("a transaction ended without an answer: {why}");
-                self.resolve(&mut transactions, commits)
-            }
-        };
+        let Done { transactions, outcome } = self.committer.wait(timeout)?;
         self.transactions = Some(transactions);
+        let names = std::mem::take(&mut self.pending);
         let is_void = std::mem::take(&mut self.is_void);
         match &outcome {
             // Others may have committed since.
@@ -475,7 +457,7 @@ impl Session for KafkaSession {
             self.committed.insert(key.clone(), committed);
         }
         // One that was never taken goes on as it is.
-        let fresh = || Input { next: from, batches: VecDeque::new() };
+        let fresh = || Input { next: from, batches: VecDeque::new(), cut_at: None };
         if self.assignment.is_incremental() {
             self.inputs.entry(key).or_insert_with(fresh);
         } else {
