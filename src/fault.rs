@@ -11,6 +11,9 @@ pub const CRASH_AT: &str = "THALWEG_CRASH_AT";
 /// Variable of the environment: every how manieth transaction is aborted rather than committed.
 pub const ABORT_EVERY: &str = "THALWEG_ABORT_EVERY";
 
+/// All of them: no keys of the configuration.
+pub const VARIABLES: [&str; 2] = [CRASH_AT, ABORT_EVERY];
+
 struct Planned {
     point: String,
     left: AtomicU64,

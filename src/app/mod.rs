@@ -241,6 +241,11 @@ impl Engine {
         Ok(())
     }
 
+    /// Ends [`Engine::wait_ready`].
+    pub fn give_up_waiting(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
     /// Commits everything, hands it to the stores, and lets the folder go.
     pub fn stop(mut self) {
         self.stop.store(true, Ordering::Release);

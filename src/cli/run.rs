@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Args;
 use thalweg::app::{Engine, endpoints_file, load_definitions};
 use thalweg::config::settings::Settings;
+use thalweg::fault::VARIABLES;
 use thalweg::serving::{Access, Door, grpc_routes, router};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -59,7 +60,7 @@ pub fn run(arguments: &RunArguments) -> Outcome {
     if let Ok(environment) = std::env::var("ENV") {
         tracing::info!(environment, "starting");
     }
-    for name in &settings.ignored {
+    for name in settings.ignored.iter().filter(|name| !VARIABLES.contains(&name.as_str())) {
         tracing::warn!("{name} is ignored: it names no key");
     }
     if let Some(data_dir) = &arguments.data_dir {
@@ -131,17 +132,21 @@ async fn serve(settings: &Settings, topology: thalweg::topology::Topology) -> Ou
     });
     let running = tokio::select! {
         started = started => started.map_err(engine)?.map_err(engine)?,
-        // Nothing is owned yet, and what is half opened is as after a crash.
+        // Nothing was answered yet, and what is half opened is as after a crash.
         () = signals.next() => return Ok(()),
     };
     let running = Arc::new(running);
     // Set before it is ready, so that probes can tell what it waits for.
     let _ = access.set(Arc::clone(&running.view));
     let waiting = Arc::clone(&running);
-    let ready = tokio::task::spawn_blocking(move || waiting.wait_ready());
+    let mut ready = tokio::task::spawn_blocking(move || waiting.wait_ready());
     let is_stopped = tokio::select! {
-        ready = ready => { ready.map_err(engine)?.map_err(engine)?; false }
-        () = signals.next() => true,
+        ready = &mut ready => { ready.map_err(engine)?.map_err(engine)?; false }
+        () = signals.next() => {
+            running.give_up_waiting();
+            ready.await.map_err(engine)?.map_err(engine)?;
+            true
+        }
     };
     if !is_stopped {
         announce_ready(&health, settings, [rest_at, grpc_at, operate_at]).await;
