@@ -163,6 +163,11 @@ impl Standby {
             start: log.start_offset(&task.topic, task.partition),
             end: log.end_offset(&task.topic, task.partition),
         };
+        if from.committed.is_none() && from.start > 0 {
+            // Where its owner began only the first commit tells.
+            std::thread::sleep(ROUND);
+            return Ok(());
+        }
         let shared = Arc::clone(log) as Arc<dyn Log>;
         let mut runner = Runner::take_over(Arc::clone(task), shared, &from, self.options.clone())?;
         runner.follow_to(runner.committed());

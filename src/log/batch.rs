@@ -215,6 +215,11 @@ impl Append {
         self.partitions.is_empty()
     }
 
+    /// Bytes of its records.
+    pub fn bytes(&self) -> usize {
+        self.partitions.iter().flat_map(|(_, builders)| builders).map(BatchBuilder::len).sum()
+    }
+
     /// Adds a record behind the others of its partition.
     pub fn push(&mut self, partition: u32, key: Option<&[u8]>, value: Option<&[u8]>, headers: &[Header]) {
         if let Some(builder) = self.builder(partition) {

@@ -40,6 +40,9 @@ pub struct Barrier {
     pub groups: BTreeMap<String, GroupCounts>,
     /// Source partitions contained at C, of a repartitioned group.
     pub vector: BTreeMap<u32, Contained>,
+    /// The first offset of the input that there was when the task began.
+    #[serde(default)]
+    pub begun_at: Offset,
     /// The last record before C: another one there means another topic of the same name.
     #[serde(default)]
     pub last: Option<LastRecord>,
@@ -89,6 +92,7 @@ impl Barrier {
             sources: BTreeMap::new(),
             groups: BTreeMap::new(),
             vector: BTreeMap::new(),
+            begun_at: 0,
             last: None,
             fingerprints,
         }

@@ -35,7 +35,7 @@ pub struct PendingCommit {
 }
 
 impl Runner {
-    /// Whether units have to be written before more may be dirtied. Never during a takeover, which
+    /// Whether units or outputs have to be written before there may be more of them. Never during a takeover, which
     /// must not write.
     pub fn is_under_pressure(&self) -> bool {
         if self.task.status() != Status::Running {
@@ -44,7 +44,8 @@ impl Runner {
         let state = self.task.state.read();
         let units = state.cache.len().max(1);
         let dirty = state.cache.bytes() / units * self.dirty.len();
-        dirty > self.options.cache_bytes / DIRTY_SHARE
+        let outputs: usize = self.outputs.values().map(Append::bytes).sum();
+        dirty + outputs > self.options.cache_bytes / DIRTY_SHARE
     }
 
     /// Whether a commit would change anything. `everything`: all dirty units are due.
@@ -181,6 +182,7 @@ impl Runner {
             sources: self.sources.iter().enumerate().map(|(i, s)| (named(i), *s)).collect(),
             groups,
             vector: self.vector.clone(),
+            begun_at: self.begun_at,
             last: self.last_record,
             ..Barrier::initial(self.fingerprints.clone())
         }

@@ -47,14 +47,16 @@ impl Task {
 }
 
 impl Runner {
-    /// Notes that a new event at `now`, with which its source stands at `stream_time`, has changed the
-    /// unit in `cached`: its record as of then goes out with the next commit, or its newest state.
+    /// Notes that a new event at `now` has changed the unit in `cached`: its record as of then goes out
+    /// with the next commit, or its newest state. `known`: stream time of its source with it, and from
+    /// which event time on everything is known.
     pub(super) fn emit(
         &mut self,
         state: &TaskState,
         (slot, cached): (usize, u32),
         prefix: &[u8],
-        (now, stream_time): (Millis, Millis),
+        now: Millis,
+        known: (Millis, Option<Millis>),
     ) -> Result<()> {
         let task = self.task.clone();
         let group = &task.groups[slot].group;
@@ -66,7 +68,6 @@ impl Runner {
             }
             EmitRule::PerEvent => {
                 let unit = &state.cache.slot(cached).unit;
-                let known = (stream_time, self.covered_from(slot));
                 let (key, value) = task.feature_record(slot, prefix, unit, known, now)?;
                 self.push_features(slot, now, &key, &value);
                 Ok(())
@@ -89,15 +90,11 @@ impl Runner {
         for (slot, cached) in changed {
             let Some(now) = task.group_stream_time(&state, slot) else { continue };
             let one = state.cache.slot(cached);
-            let known = (now, self.covered_from(slot));
+            let known = (now, task.covered_from(&state, slot));
             let (key, value) = task.feature_record(slot, &one.key, &one.unit, known, now)?;
             self.push_features(slot, now, &key, &value);
         }
         Ok(())
-    }
-
-    fn covered_from(&self, slot: usize) -> Option<Millis> {
-        self.task.coverage_of(&self.sources, &self.vector, slot)
     }
 
     fn push_features(&mut self, slot: usize, now: Millis, key: &[u8], value: &[u8]) {

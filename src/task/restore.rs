@@ -48,7 +48,12 @@ impl Runner {
         };
         let stored = match task.store.get(STORE_KEY)? {
             Some(bytes) => Barrier::decode(&bytes)?,
-            None => self.first_barrier(from.start),
+            // All that it held is to be redone.
+            None => {
+                let begun_at = committed.begun_at;
+                let initial = Barrier::initial(self.fingerprints.clone());
+                Barrier { committed: begun_at, redo_from: begun_at, ..initial }
+            }
         };
         self.refuse_other_definitions(&committed)?;
         if stored.committed > committed.committed || stored.sequence > committed.sequence {
@@ -79,6 +84,7 @@ impl Runner {
         self.last_record = committed.last;
         self.committed = committed.committed;
         self.stored = stored.committed;
+        self.begun_at = committed.begun_at;
         self.sequence = committed.sequence;
         self.last_txn_id = from.committed.is_some().then(|| committed.txn_id());
         if let TaskInput::Topic { sources } = &task.input {
@@ -105,7 +111,7 @@ impl Runner {
     /// Nothing was committed yet: all that is left of the log is to be read.
     fn first_barrier(&self, start: Offset) -> Barrier {
         let mut barrier = Barrier::initial(self.fingerprints.clone());
-        (barrier.committed, barrier.redo_from) = (start, start);
+        (barrier.committed, barrier.redo_from, barrier.begun_at) = (start, start, start);
         if let TaskInput::Topic { sources } = &self.task.input
             && start > 0
         {

@@ -58,6 +58,8 @@ struct Ready {
     offset: Offset,
     advance: Millis,
     stream_time: Millis,
+    /// Event time from which on its partition was known when it came.
+    covered_from: Option<Millis>,
     id: Option<u128>,
     /// Where its unit is cached, if it was when last looked.
     cached: Option<u32>,
@@ -108,6 +110,8 @@ pub struct Runner {
     checked_until: Offset,
     /// Records that were found in another partition than their key's.
     misplaced: u64,
+    /// The first offset of the input that there was when the task began.
+    pub(super) begun_at: Offset,
     /// The last record that was applied.
     pub(super) last_record: Option<LastRecord>,
     /// Units of groups that emit their latest state, as (group, place in the cache).
@@ -159,6 +163,7 @@ impl Runner {
             ready: Vec::new(),
             checked_until: 0,
             misplaced: 0,
+            begun_at: 0,
             last_record: None,
             changed: BTreeSet::new(),
             removed: HashSet::new(),
@@ -343,7 +348,9 @@ impl Runner {
                         self.check_place(slot, offset);
                     }
                     let mut projector = std::mem::take(&mut self.projector);
+                    let covered_from = self.sources[stage].coverage.start();
                     let ready = self.next_ready();
+                    ready.covered_from = covered_from;
                     ready.slot = slot;
                     std::mem::swap(&mut ready.prefix, &mut projector.prefix);
                     std::mem::swap(&mut ready.event, &mut projector.event);
@@ -427,7 +434,9 @@ impl Runner {
         known.stream_time = known.stream_time.max(contained.stream_time);
         known.covered_from = known.covered_from.max(contained.covered_from);
         if let Routed::Event(e) = routed {
+            let covered_from = self.task.coverage_of(&self.sources, &self.vector, 0);
             let ready = self.next_ready();
+            ready.covered_from = covered_from;
             ready.slot = 0;
             ready.prefix = unit_prefix(id, &e.key);
             ready.event = e.event;
@@ -480,7 +489,8 @@ impl Runner {
                         if to.group.emit != EmitRule::Never {
                             let now = ready.event.get(layout, 0).time();
                             let stream_time = ready.stream_time.max(ready.advance);
-                            self.emit(&state, (ready.slot, slot), &ready.prefix, (now, stream_time))?;
+                            let known = (stream_time, ready.covered_from);
+                            self.emit(&state, (ready.slot, slot), &ready.prefix, now, known)?;
                         }
                     }
                     Outcome::Duplicate => self.groups[ready.slot].duplicate += 1,

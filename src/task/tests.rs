@@ -130,6 +130,30 @@ fn another_application_name_is_refused() {
     assert!(refused.message.contains("app"), "{}", refused.message);
 }
 
+#[test]
+fn a_lost_store_is_refused_once_the_log_has_lost_what_it_was_made_of() {
+    for is_cut_before in [true, false] {
+        let mut bench = Bench::new(Duration::ZERO);
+        if is_cut_before {
+            bench.append(3);
+            bench.log.purge("clicks", 0, 3).expect("purged");
+        }
+        let mut runner = bench.take_over().expect("it starts with what there is");
+        bench.append(4);
+        bench.catch_up(&mut runner);
+        bench.commit(&mut runner);
+        bench.store = Arc::new(MemoryStore::default());
+        let runner = bench.take_over().expect("all that was applied is still there");
+        assert_eq!(runner.position(), if is_cut_before { 7 } else { 4 });
+        drop(runner);
+        bench.log.purge("clicks", 0, 7).expect("purged");
+        bench.append(1);
+        bench.store = Arc::new(MemoryStore::default());
+        let refused = bench.take_over().err().expect("the past of its state is gone");
+        assert!(refused.message.contains("needs it from"), "{}", refused.message);
+    }
+}
+
 /// A commit that was aborted is sent again; what its units take up meanwhile must not be lost.
 #[test]
 fn events_between_a_boundary_and_its_commit_stay_unwritten() {
