@@ -263,7 +263,9 @@ impl Takeover {
         let mut task = task_of(&self.recovery.parts.topology, app, &self.recovery.place, store);
         task.lease = lease;
         let task = Arc::new(task);
-        self.show(&task);
+        if !self.show(&task) {
+            return;
+        }
         while self.is_wanted() {
             match self.try_once(&task) {
                 Ok(runner) => {
@@ -303,12 +305,19 @@ impl Takeover {
         None
     }
 
-    /// Shows the task to readers, in place of another for the same input.
-    fn show(&self, task: &Arc<Task>) {
-        self.view.change_tasks(|tasks| {
-            tasks.retain(|t| t.name != task.name);
-            tasks.push(Arc::clone(task));
-        });
+    /// Shows the task to readers, in place of another for the same input. Returns whether it is wanted
+    /// at all: one that was given up in the meantime would be shown for ever, and hold its store.
+    fn show(&self, task: &Arc<Task>) -> bool {
+        // Who gives it up first forgets it here, and then hides it.
+        let mine = self.mine.lock();
+        let is_wanted = mine.iter().flatten().any(|p| *p == self.recovery.place);
+        if is_wanted {
+            self.view.change_tasks(|tasks| {
+                tasks.retain(|t| t.name != task.name);
+                tasks.push(Arc::clone(task));
+            });
+        }
+        is_wanted
     }
 
     fn try_once(&self, task: &Arc<Task>) -> Result<Runner> {
@@ -321,6 +330,11 @@ impl Takeover {
             (Some((_, txn)), Some(newest)) if txn == newest => {}
             (None, _) => {}
             (Some((next, txn)), newest) => {
+                if self.recovery.log.recovered(&task.topic, task.partition)?.committed != recovered.committed
+                {
+                    // The group has given it to somebody else, as this worker is about to hear.
+                    return Err(Error::unavailable(format!("another commits for {}", task.name)));
+                }
                 let newest = newest.as_deref().unwrap_or("none");
                 let message = format!(
                     "offset {next} of {} was committed by `{txn}`, and the newest commit in its changelog is `{newest}`",
