@@ -194,7 +194,7 @@ impl Loop {
             );
             self.settle_wholly();
             match self.session.confirm() {
-                Membership::Valid => {}
+                Membership::Valid => self.take_over_anew(),
                 Membership::Lost => self.change(Ownership::Lost),
                 Membership::Unknown => {
                     // Its own session timeout ends the assignment if this goes on.
@@ -209,6 +209,18 @@ impl Loop {
             lease.renew();
         }
         true
+    }
+
+    /// Begins takeovers anew that have not arrived: what they know may be as old as the standstill, and
+    /// a member that has started nothing has nothing to prove itself with.
+    fn take_over_anew(&self) {
+        let Some(host) = &self.host else { return };
+        let kept: Vec<(String, u32)> = self.runners.iter().map(|r| input_of(r.task())).collect();
+        let late: Vec<(String, u32)> = self.owned.iter().filter(|i| !kept.contains(i)).cloned().collect();
+        if !late.is_empty() {
+            host.keep_only(&kept);
+            host.take_over(&late, &self.taken_over.0);
+        }
     }
 
     fn change(&mut self, change: Ownership) {

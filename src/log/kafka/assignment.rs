@@ -74,8 +74,9 @@ impl Assignment {
         let is_due = if since.elapsed() < ASSIGN_EVERY {
             are_all_ready && !self.is_answered
         } else {
-            // A group that is not answered thinks that its member is gone.
-            ready.len() > self.fetched.len() || (self.is_incremental && !self.is_answered)
+            // A group that is not answered waits, and librdkafka says nothing more: not even that all is
+            // lost, as a worker may have found out for itself, so that nothing will ever be ready.
+            ready.len() > self.fetched.len() || !self.is_answered
         };
         if !is_due {
             return;
