@@ -194,7 +194,9 @@ impl Loop {
             );
             self.settle_wholly();
             match self.session.confirm() {
-                Membership::Valid => self.take_over_anew(),
+                // What takeovers know may be as old as the standstill, and a member that has started
+                // nothing has nothing to prove itself with.
+                Membership::Valid => self.take_over_rest(),
                 Membership::Lost => self.change(Ownership::Lost),
                 Membership::Unknown => {
                     // Its own session timeout ends the assignment if this goes on.
@@ -211,16 +213,14 @@ impl Loop {
         true
     }
 
-    /// Begins takeovers anew that have not arrived: what they know may be as old as the standstill, and
-    /// a member that has started nothing has nothing to prove itself with.
-    fn take_over_anew(&self) {
+    /// Begins takeovers of all that is the worker's and that no runner is there for; what is under way
+    /// of them begins anew.
+    fn take_over_rest(&self) {
         let Some(host) = &self.host else { return };
         let kept: Vec<(String, u32)> = self.runners.iter().map(|r| input_of(r.task())).collect();
-        let late: Vec<(String, u32)> = self.owned.iter().filter(|i| !kept.contains(i)).cloned().collect();
-        if !late.is_empty() {
-            host.keep_only(&kept);
-            host.take_over(&late, &self.taken_over.0);
-        }
+        let rest: Vec<(String, u32)> = self.owned.iter().filter(|i| !kept.contains(i)).cloned().collect();
+        host.keep_only(&kept);
+        host.take_over(&rest, &self.taken_over.0);
     }
 
     fn change(&mut self, change: Ownership) {
@@ -232,14 +232,8 @@ impl Loop {
                 self.runners.retain(|r| retained.contains(&input_of(r.task())));
                 // What is taken over anew is redone there, and must not be committed here.
                 self.keep_aborted(|input| retained.contains(input));
-                let kept: Vec<(String, u32)> = self.runners.iter().map(|r| input_of(r.task())).collect();
-                if let Some(host) = &self.host {
-                    host.keep_only(&kept);
-                    let new: Vec<(String, u32)> =
-                        inputs.iter().filter(|i| !kept.contains(i)).cloned().collect();
-                    host.take_over(&new, &self.taken_over.0);
-                }
                 self.owned = inputs;
+                self.take_over_rest();
                 for runner in &self.runners {
                     self.session.start(runner.start());
                 }
@@ -393,22 +387,23 @@ impl Loop {
     /// Others may own these tasks, or their outcome is unknown: what they hold is worth nothing
     /// (PROTOCOL 21). With a host they are taken over anew while they are the worker's.
     fn end(&mut self, tasks: &[String], why: &str) {
-        let Some(host) = &self.host else {
+        if self.host.is_none() {
             for runner in self.runners.iter().filter(|r| tasks.contains(&r.task().name)) {
                 runner.fail(&format!("commit: {why}"));
             }
             return;
-        };
-        let (ended, kept): (Vec<Runner>, Vec<Runner>) =
-            self.runners.drain(..).partition(|r| tasks.contains(&r.task().name));
-        self.runners = kept;
-        let inputs: Vec<(String, u32)> =
-            ended.iter().map(|r| input_of(r.task())).filter(|i| self.owned.contains(i)).collect();
-        drop(ended);
+        }
+        let ended = |r: &Runner| tasks.contains(&r.task().name);
+        let inputs: Vec<(String, u32)> = self
+            .runners
+            .iter()
+            .filter(|r| ended(r))
+            .map(|r| input_of(r.task()))
+            .filter(|i| self.owned.contains(i))
+            .collect();
+        self.runners.retain(|r| !ended(r));
         self.session.stop(&inputs);
-        let kept: Vec<(String, u32)> = self.runners.iter().map(|r| input_of(r.task())).collect();
-        host.keep_only(&kept);
-        host.take_over(&inputs, &self.taken_over.0);
+        self.take_over_rest();
     }
 }
 
