@@ -58,7 +58,7 @@ struct Ready {
     offset: Offset,
     advance: Millis,
     stream_time: Millis,
-    /// Event time from which on its partition was known when it came.
+    /// Event time from which on its partition was known when it came, if somebody is told per event.
     covered_from: Option<Millis>,
     id: Option<u128>,
     /// Where its unit is cached, if it was when last looked.
@@ -434,9 +434,10 @@ impl Runner {
         known.stream_time = known.stream_time.max(contained.stream_time);
         known.covered_from = known.covered_from.max(contained.covered_from);
         if let Routed::Event(e) = routed {
-            let covered_from = self.task.coverage_of(&self.sources, &self.vector, 0);
+            let is_told = to.group.emit == EmitRule::PerEvent;
+            let known = is_told.then(|| self.task.coverage_of(&self.sources, &self.vector, 0));
             let ready = self.next_ready();
-            ready.covered_from = covered_from;
+            ready.covered_from = known.flatten();
             ready.slot = 0;
             ready.prefix = unit_prefix(id, &e.key);
             ready.event = e.event;
