@@ -14,8 +14,8 @@ mod standby;
 use std::collections::HashSet;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -284,33 +284,36 @@ impl Housekeeper {
     fn run(self) {
         while !self.stop.load(Ordering::Acquire) {
             std::thread::park_timeout(self.every);
-            for task in &self.view.owned().tasks {
-                // A standby's rows come from the changelog, and nothing is its to cut.
-                if task.is_standby() {
-                    continue;
-                }
+            // A task that is given up meanwhile lets its store go at once.
+            let tasks: Vec<Weak<Task>> = self.view.owned().tasks.iter().map(Arc::downgrade).collect();
+            // A standby's rows come from the changelog, and nothing is its to cut.
+            for task in tasks.iter().filter_map(Weak::upgrade).filter(|t| !t.is_standby()) {
+                let name = task.name.clone();
                 if let Err(error) = self.keep(task) {
                     // Brokers that are away come back; the next turn does it.
-                    tracing::warn!(task = %task.name, "housekeeping: {error}");
+                    tracing::warn!(task = %name, "housekeeping: {error}");
                 }
             }
         }
     }
 
     /// Flushes the store, so that a restart redoes little, then cuts what no redo needs.
-    fn keep(&self, task: &Task) -> Result<()> {
+    fn keep(&self, task: Arc<Task>) -> Result<()> {
         // Read first: the flush holds at least the commit that set it.
         let barrier = task.barrier.load(Ordering::Acquire);
         task.store.flush()?;
         task.flushed_barrier.store(barrier, Ordering::Release);
         let cut = match task.input {
             TaskInput::Repartition => barrier,
-            TaskInput::Topic { .. } => (self.expired)(task)?.min(barrier),
+            TaskInput::Topic { .. } => (self.expired)(&task)?.min(barrier),
         };
+        let (topic, partition) = (task.topic.clone(), task.partition);
+        // Brokers that do not answer must not keep the store from its next task.
+        drop(task);
         if cut == 0 {
             return Ok(());
         }
-        self.view.log.purge(&task.topic, task.partition, cut)
+        self.view.log.purge(&topic, partition, cut)
     }
 }
 
