@@ -4,6 +4,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
@@ -46,29 +48,21 @@ impl Broker {
 
     /// Makes a topic with a setting.
     pub fn create_with(&self, topic: &str, partitions: u32, setting: &str) {
-        use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &self.bootstrap);
-        let admin: AdminClient<rdkafka::client::DefaultClientContext> = config.create().expect("a client");
+        let admin = self.admin();
         let (name, value) = setting.split_once('=').expect("name=value");
         let topic = NewTopic::new(topic, partitions as i32, TopicReplication::Fixed(-1)).set(name, value);
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let made = runtime.block_on(admin.create_topics([&topic], &AdminOptions::new())).expect("an answer");
+        let made = wait_for(admin.create_topics([&topic], &AdminOptions::new())).expect("an answer");
         assert!(made[0].is_ok(), "{made:?}");
     }
 
     /// Removes the first records of every partition, up to these offsets.
     pub fn cut(&self, topic: &str, offsets: &[i64]) {
-        use rdkafka::admin::{AdminClient, AdminOptions};
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &self.bootstrap);
-        let admin: AdminClient<rdkafka::client::DefaultClientContext> = config.create().expect("a client");
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let admin = self.admin();
         let mut list = TopicPartitionList::new();
         for (partition, offset) in (0..).zip(offsets) {
             list.add_partition_offset(topic, partition, Offset::Offset(*offset)).expect("an offset");
         }
-        let cut = runtime.block_on(admin.delete_records(&list, &AdminOptions::new())).expect("an answer");
+        let cut = wait_for(admin.delete_records(&list, &AdminOptions::new())).expect("an answer");
         for (element, offset) in cut.elements().iter().zip(offsets) {
             element.error().expect("it is cut");
             assert_eq!(element.offset(), Offset::Offset(*offset));
@@ -77,12 +71,8 @@ impl Broker {
 
     /// Deletes a topic, and waits until it is gone.
     pub fn delete(&self, topic: &str) {
-        use rdkafka::admin::{AdminClient, AdminOptions};
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", &self.bootstrap);
-        let admin: AdminClient<rdkafka::client::DefaultClientContext> = config.create().expect("a client");
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        let gone = runtime.block_on(admin.delete_topics(&[topic], &AdminOptions::new())).expect("an answer");
+        let admin = self.admin();
+        let gone = wait_for(admin.delete_topics(&[topic], &AdminOptions::new())).expect("an answer");
         assert!(gone[0].is_ok(), "{gone:?}");
         let deadline = Instant::now() + Duration::from_secs(30);
         let is_there = || {
@@ -95,13 +85,19 @@ impl Broker {
         }
     }
 
-    fn id(&self, broker: usize) -> String {
+    fn id(&self, broker: usize) -> u32 {
         let path = self.folder.path().join(format!("broker-{broker}.pid"));
-        std::fs::read_to_string(path).expect("it runs").trim().to_owned()
+        std::fs::read_to_string(path).expect("it runs").trim().parse().expect("a number")
+    }
+
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.bootstrap);
+        config.create().expect("a client")
     }
 
     pub fn signal(&self, broker: usize, signal: &str) {
-        assert!(Command::new("kill").args([signal, &self.id(broker)]).status().expect("kill runs").success());
+        crate::harness::signal(self.id(broker), signal);
     }
 
     /// Ends a broker at once.
@@ -212,6 +208,10 @@ pub fn send(
     }
     // As long as it takes brokers to come back and agree on leaders.
     producer.flush(Duration::from_secs(120)).expect("acknowledged");
+}
+
+fn wait_for<T>(answer: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(answer)
 }
 
 fn script(arguments: &[&str]) -> String {

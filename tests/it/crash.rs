@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value as Json, json};
 
-use crate::harness::{Engine, Place};
+use crate::harness::{Engine, Place, signal};
 
 pub const DEFINITIONS: &str = "
 entities:
@@ -173,7 +173,5 @@ fn kills_lose_and_double_nothing() {
 }
 
 pub fn kill_by_id(engine: &Engine) {
-    let id = engine.id().to_string();
-    let sent = std::process::Command::new("kill").args(["-KILL", &id]).status();
-    assert!(sent.expect("kill runs").success());
+    signal(engine.id(), "-KILL");
 }

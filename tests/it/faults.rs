@@ -3,7 +3,6 @@
 //! Then everything that the engine said and wrote is compared with the records of the topic itself.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -85,8 +84,7 @@ impl Node {
     }
 
     fn signal(&self, signal: &str) {
-        let id = self.engine.lock().as_ref().expect("it runs").id().to_string();
-        assert!(Command::new("kill").args([signal, &id]).status().expect("kill runs").success());
+        crate::harness::signal(self.engine.lock().as_ref().expect("it runs").id(), signal);
     }
 
     /// Lets it die at `point`, or kills it when it does not get there.

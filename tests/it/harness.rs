@@ -101,9 +101,7 @@ impl Engine {
 
     /// Asks it to end, and checks that it does so in time.
     pub fn stop(mut self) {
-        let id = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-TERM", &id]).status().expect("kill runs");
-        assert!(sent.success());
+        signal(self.id(), "-TERM");
         let asked = Instant::now();
         let status = self.child.wait().expect("it is our child");
         assert!(status.success(), "exit {status}");
@@ -220,6 +218,12 @@ pub fn until<T>(mut check: impl FnMut() -> Result<T, String>) -> T {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// Sends a signal to a process.
+pub fn signal(id: u32, name: &str) {
+    let sent = Command::new("kill").args([name, &id.to_string()]).status().expect("kill runs");
+    assert!(sent.success(), "kill {name} {id}");
 }
 
 /// Root of the repository.

@@ -1,12 +1,11 @@
 //! What leaves: idle entities, old events, cut logs. And what is refused: other definitions.
 
 use std::io::{Read, Write};
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::harness::{Place, get, run, until};
+use crate::harness::{Place, get, run, signal, until};
 
 const DEFINITIONS: &str = "
 entities: { user: { key: user_id, type: string } }
@@ -118,8 +117,7 @@ fn a_signal_is_heard_at_any_moment() {
     writer.write_all(&[b' '; 1 << 16]).expect("it fits");
     let mut child = place.command().stdout(writer).spawn().expect("it starts");
     eventually("it is not ready", || place.folder.path().join("data/endpoints.json").exists());
-    let id = child.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
+    signal(child.id(), "-TERM");
     // Time for the signal to be lost in.
     std::thread::sleep(Duration::from_millis(300));
     let mut said = Vec::new();

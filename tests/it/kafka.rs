@@ -12,7 +12,7 @@ use thalweg::oracle::{Oracle, OracleRecord, is_equal};
 
 use crate::broker::{Broker, send};
 use crate::crash::{BATCH, DEFINITIONS, START_MS, batch, counts, kill_by_id, random, readings, text_of};
-use crate::harness::{Engine, Place, until};
+use crate::harness::{Engine, Place, signal, until};
 
 const PARTITIONS: u32 = 3;
 
@@ -308,18 +308,14 @@ fn records_that_are_removed_before_they_are_read_are_named() {
     let producer = broker.producer();
     send(&producer, "payments", &records(0, PARTITIONS));
     engine.settled_stats();
-    let signal = |name: &str| {
-        let sent = std::process::Command::new("kill").args([name, &engine.id().to_string()]).status();
-        assert!(sent.expect("kill runs").success());
-    };
-    signal("-STOP");
+    signal(engine.id(), "-STOP");
     for number in 1..8 {
         send(&producer, "payments", &records(number, PARTITIONS));
     }
     let all: Vec<_> = (0..8).flat_map(|number| records(number, PARTITIONS)).collect();
     let ends = [0, 1, 2].map(|p| all.iter().filter(|r| r.0 == p).count() as i64);
     broker.cut("payments", &ends);
-    signal("-CONT");
+    signal(engine.id(), "-CONT");
     until(|| {
         let (_, health) = engine.get("/v1/health");
         let tasks = health["partitions"].as_array().cloned().unwrap_or_default();
