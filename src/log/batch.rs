@@ -1,8 +1,10 @@
 //! Records in batches, as the embedded log stores them.
 //!
 //! Version u8, log timestamp i64, count u32; then per record: its own timestamp i64 (version 2 only),
-//! optional key, optional value, number of headers u16, each a name and a value. A batch that came from elsewhere keeps offsets and
-//! log timestamps of its records apart.
+//! optional key, optional value, number of headers u16, each a name and a value. A batch that came from
+//! elsewhere is held as it came.
+
+use std::fmt::Debug;
 
 use crate::codec::bytes::{Reader, put_bytes, put_optional_bytes};
 use crate::error::{Error, Result};
@@ -12,19 +14,44 @@ const VERSION: u8 = 1;
 /// Records say their times themselves.
 const VERSION_TIMED: u8 = 2;
 
-/// Consecutive records of a partition with one log timestamp.
+/// Successive records of a partition.
 #[derive(Debug)]
 pub struct LogBatch {
     /// Offset of the first record.
     pub base: Offset,
     /// Number of records.
     pub count: u32,
-    /// Log timestamp of all of them.
+    /// Log timestamp of the first record.
     pub time: Millis,
-    bytes: Vec<u8>,
-    /// Offset and log timestamp by record, where they are not consecutive and the same.
-    places: Option<Box<[(Offset, Millis)]>>,
+    body: Body,
 }
+
+/// Where the records of a batch are.
+#[derive(Debug)]
+enum Body {
+    /// Encoded: their offsets are consecutive, and their log timestamp is one.
+    Stored(Vec<u8>),
+    /// With whom they came from, in the order of their offsets.
+    Held(Box<dyn HeldRecords>),
+}
+
+/// Records that are held as they came, in the order of their offsets.
+pub(super) trait HeldRecords: Debug + Send + Sync {
+    /// Number of records.
+    fn len(&self) -> usize;
+
+    /// Bytes of keys and values.
+    fn size(&self) -> usize;
+
+    /// Offset, log timestamp, key and value of the record at `index`.
+    fn record(&self, index: usize) -> HeldRecord<'_>;
+
+    /// Headers of the record at `index`.
+    fn headers(&self, index: usize) -> Vec<Header>;
+}
+
+/// Offset, log timestamp, key and value.
+pub(super) type HeldRecord<'a> = (Offset, Millis, Option<&'a [u8]>, Option<&'a [u8]>);
 
 /// One record of a batch.
 #[derive(Clone, Copy, Debug)]
@@ -37,17 +64,29 @@ pub struct RecordView<'a> {
     pub key: Option<&'a [u8]>,
     /// Its payload.
     pub value: Option<&'a [u8]>,
-    headers: &'a [u8],
-    header_count: u16,
+    headers: Headers<'a>,
+}
+
+/// Where the headers of a record are; few are ever asked for.
+#[derive(Clone, Copy, Debug)]
+enum Headers<'a> {
+    /// So many, as they are stored.
+    Stored(&'a [u8], u16),
+    /// Those of the record at this index.
+    Held(&'a dyn HeldRecords, usize),
 }
 
 impl RecordView<'_> {
     /// The record on its own.
     pub fn to_record(self) -> Record {
-        let mut reader = Reader(self.headers);
-        let headers = (0..self.header_count)
-            .map_while(|_| Some((reader.text()?.to_owned(), reader.bytes()?.to_vec())))
-            .collect();
+        let headers = match self.headers {
+            Headers::Held(records, index) => records.headers(index),
+            Headers::Stored(bytes, count) => {
+                let mut reader = Reader(bytes);
+                let header = |_| Some((reader.text()?.to_owned(), reader.bytes()?.to_vec()));
+                (0..count).map_while(header).collect()
+            }
+        };
         Record { key: self.key.map(<[u8]>::to_vec), value: self.value.map(<[u8]>::to_vec), headers }
     }
 }
@@ -72,30 +111,66 @@ impl LogBatch {
             Some((reader.i64()?, reader.u32()?))
         })();
         let (time, count) = head.ok_or_else(|| Error::corrupted("a batch of the log is unreadable"))?;
-        Ok(Self { base, count, time, bytes, places: None })
+        Ok(Self { base, count, time, body: Body::Stored(bytes) })
+    }
+
+    /// A batch of records that are held as they came; none of none.
+    #[cfg_attr(not(feature = "kafka"), allow(dead_code))]
+    pub(super) fn of_held(records: Box<dyn HeldRecords>) -> Option<Self> {
+        let count = records.len() as u32;
+        let (base, time) = (count > 0).then(|| records.record(0)).map(|first| (first.0, first.1))?;
+        Some(Self { base, count, time, body: Body::Held(records) })
     }
 
     /// Offset behind the last record.
     pub fn next_offset(&self) -> Offset {
-        let last = self.places.as_ref().and_then(|places| places.last());
-        last.map_or(self.base + u64::from(self.count), |(offset, _)| offset + 1)
+        match &self.body {
+            Body::Stored(_) => self.base + u64::from(self.count),
+            Body::Held(records) => records.record(records.len() - 1).0 + 1,
+        }
     }
 
     /// Whether its records say their times themselves, rather than being given the log's.
     pub fn is_timed(&self) -> bool {
-        self.bytes[0] == VERSION_TIMED
+        self.bytes().first() == Some(&VERSION_TIMED)
     }
 
-    /// Stored bytes.
+    /// Bytes as they are stored, if they are.
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        match &self.body {
+            Body::Stored(bytes) => bytes,
+            Body::Held(_) => &[],
+        }
+    }
+
+    /// Bytes of memory, about.
+    pub fn size(&self) -> usize {
+        match &self.body {
+            Body::Stored(bytes) => bytes.len(),
+            Body::Held(records) => records.size(),
+        }
     }
 
     /// The records, in order.
     pub fn records(&self) -> impl Iterator<Item = RecordView<'_>> {
-        let mut reader = Reader(&self.bytes[HEAD_BYTES..]);
-        let is_timed = self.is_timed();
-        (0..u64::from(self.count)).map_while(move |i| {
+        let held = match &self.body {
+            Body::Held(records) => Some(&**records),
+            Body::Stored(_) => None,
+        };
+        let held = held.into_iter().flat_map(|records| {
+            (0..records.len()).map(|index| {
+                let (offset, time, key, value) = records.record(index);
+                RecordView { offset, time, key, value, headers: Headers::Held(records, index) }
+            })
+        });
+        self.stored().chain(held)
+    }
+
+    fn stored(&self) -> impl Iterator<Item = RecordView<'_>> {
+        let (bytes, is_timed) = (self.bytes(), self.is_timed());
+        let mut reader = Reader(bytes.get(HEAD_BYTES..).unwrap_or_default());
+        let count = if bytes.is_empty() { 0 } else { u64::from(self.count) };
+        (0..count).map_while(move |i| {
             let own_time = if is_timed { Some(reader.i64()?) } else { None };
             let key = reader.optional_bytes()?;
             let value = reader.optional_bytes()?;
@@ -105,11 +180,9 @@ impl LogBatch {
                 reader.bytes()?;
                 reader.bytes()?;
             }
-            let headers = &all[..all.len() - reader.0.len()];
-            let (offset, time) =
-                self.places.as_ref().map_or((self.base + i, self.time), |places| places[i as usize]);
-            let time = own_time.unwrap_or(time);
-            Some(RecordView { offset, time, key, value, headers, header_count })
+            let headers = Headers::Stored(&all[..all.len() - reader.0.len()], header_count);
+            let time = own_time.unwrap_or(self.time);
+            Some(RecordView { offset: self.base + i, time, key, value, headers })
         })
     }
 }
@@ -158,41 +231,7 @@ impl BatchBuilder {
     pub(super) fn finish(mut self, base: Offset, time: Millis) -> LogBatch {
         self.bytes[1..9].copy_from_slice(&time.to_le_bytes());
         self.bytes[9..13].copy_from_slice(&self.count.to_le_bytes());
-        LogBatch { base, count: self.count, time, bytes: self.bytes, places: None }
-    }
-}
-
-/// Collects records that have their places already.
-#[derive(Debug, Default)]
-#[cfg(feature = "kafka")]
-pub(super) struct SparseBuilder {
-    records: BatchBuilder,
-    places: Vec<(Offset, Millis)>,
-}
-
-#[cfg(feature = "kafka")]
-impl SparseBuilder {
-    /// Adds the record at `offset`.
-    pub(super) fn push(
-        &mut self,
-        (offset, time): (Offset, Millis),
-        key: Option<&[u8]>,
-        value: Option<&[u8]>,
-        headers: &[Header],
-    ) {
-        self.records.push(key, value, headers);
-        self.places.push((offset, time));
-    }
-
-    /// Bytes so far.
-    pub(super) fn len(&self) -> usize {
-        self.records.len()
-    }
-
-    /// The batch, if there is any record.
-    pub(super) fn finish(self) -> Option<LogBatch> {
-        let (base, time) = *self.places.first()?;
-        Some(LogBatch { places: Some(self.places.into()), ..self.records.finish(base, time) })
+        LogBatch { base, count: self.count, time, body: Body::Stored(self.bytes) }
     }
 }
 

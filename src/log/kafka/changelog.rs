@@ -2,14 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
-use rdkafka::message::Message;
-use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+use rdkafka::consumer::Consumer;
 
+use super::fetcher::{Arrived, Fetcher};
 use super::offsets::PATIENCE;
 use super::{KafkaLog, TIMEOUT, TopicKind, failed};
 use crate::error::{Error, Result};
+use crate::log::{LogBatch, RecordView};
 use crate::model::{Change, Offset};
 
 /// Key of the barrier record in a changelog, and of its copy in the store.
@@ -17,6 +16,8 @@ pub const BARRIER_KEY: &[u8] = b"m/barrier";
 
 /// Bytes of rows that go into the store at once.
 const CHUNK_BYTES: usize = 4 << 20;
+/// Longest wait for records at a time.
+const PAUSE: Duration = Duration::from_millis(100);
 /// Between two looks at whether transactions have ended.
 const STABLE_PAUSE: Duration = Duration::from_millis(20);
 /// Longest silence of the brokers while there are records to come, or are being decided about.
@@ -81,41 +82,34 @@ impl KafkaLog {
         records: &mut u64,
         following: &mut Following<'_>,
     ) -> Result<Offset> {
-        let reader: BaseConsumer = self.options.reader().create().map_err(failed("follow a changelog"))?;
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(changelog, partition as i32, KafkaOffset::Offset(next as i64))
-            .and_then(|()| reader.assign(&list))
-            .map_err(failed("follow a changelog"))?;
-        let (mut rows, mut bytes) = (Vec::new(), 0);
+        let mut fetcher =
+            Fetcher::of(&self.options, changelog, partition, next).map_err(failed("follow a changelog"))?;
         let mut heard_at = Instant::now();
         loop {
-            match reader.poll(Duration::from_millis(100)) {
-                Some(Ok(message)) => {
-                    heard_at = Instant::now();
-                    next = message.offset() as Offset + 1;
-                    *records += 1;
-                    let key = message.key().unwrap_or_default().to_vec();
-                    bytes += key.len() + message.payload_len();
-                    rows.push((key, message.payload().map(<[u8]>::to_vec)));
-                    if bytes >= CHUNK_BYTES {
-                        (following.adopt)(&last_of_each(std::mem::take(&mut rows)), next)?;
-                        (following.progress)(*records, next, goal);
-                        bytes = 0;
-                    }
-                }
-                Some(Err(KafkaError::PartitionEOF(_))) => break,
-                Some(Err(error)) => return Err(failed("follow a changelog")(error)),
-                None if heard_at.elapsed() > SILENCE_MAX => {
+            let taken = fetcher.take(PAUSE, CHUNK_BYTES);
+            if let Some(error) = taken.error {
+                return Err(failed("follow a changelog")(error));
+            }
+            let Some(Arrived { batch, end, .. }) = taken.arrived.into_iter().next() else {
+                if heard_at.elapsed() > SILENCE_MAX {
                     let message =
                         format!("{changelog}/{partition} has stood at {next} of {goal} for {SILENCE_MAX:?}");
                     return Err(Error::unavailable(message).with_hint("its leader does not answer"));
                 }
-                None => {}
+                continue;
+            };
+            heard_at = Instant::now();
+            if let Some(batch) = batch {
+                next = batch.next_offset();
+                *records += u64::from(batch.count);
+                (following.adopt)(&last_of_each(&batch), next)?;
+            }
+            next = next.max(end.unwrap_or(0));
+            (following.progress)(*records, next, goal);
+            if end.is_some() {
+                return Ok(next);
             }
         }
-        (following.adopt)(&last_of_each(rows), next)?;
-        (following.progress)(*records, next, goal);
-        Ok(next)
     }
 
     /// Waits until no transaction is open below `goal` of the changelog of the task on `partition` of
@@ -165,24 +159,13 @@ impl KafkaLog {
     }
 }
 
-/// Next offset that the client would deliver: behind records that were delivered, and behind marks of
-/// transactions and aborted records, which never are.
-pub(super) fn passed<C>(reader: &BaseConsumer<C>, topic: &str, partition: u32) -> Offset
-where
-    C: rdkafka::consumer::ConsumerContext + 'static,
-{
-    let position = reader.position().ok();
-    let element = position.as_ref().and_then(|p| p.find_partition(topic, partition as i32));
-    match element.map(|e| e.offset()) {
-        Some(KafkaOffset::Offset(at)) => at as Offset,
-        _ => 0,
-    }
-}
-
 /// Of several rows of one key, the last.
-fn last_of_each(rows: Vec<Change>) -> Vec<Change> {
-    let mut seen = hashbrown::HashSet::new();
-    let mut kept: Vec<Change> = rows.into_iter().rev().filter(|(key, _)| seen.insert(key.clone())).collect();
+fn last_of_each(batch: &LogBatch) -> Vec<Change> {
+    let rows: Vec<RecordView<'_>> = batch.records().collect();
+    let mut seen = hashbrown::HashSet::with_capacity(rows.len());
+    let last = rows.into_iter().rev().filter(|row| seen.insert(row.key.unwrap_or_default()));
+    let change = |row: RecordView<'_>| (row.key.unwrap_or_default().to_vec(), row.value.map(<[u8]>::to_vec));
+    let mut kept: Vec<Change> = last.map(change).collect();
     kept.reverse();
     kept
 }

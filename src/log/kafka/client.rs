@@ -125,7 +125,7 @@ impl KafkaOptions {
         Duration::from_millis(session.saturating_sub(heartbeat + LEASE_MARGIN_MS).max(session / 2))
     }
 
-    /// The consumer of worker `index`.
+    /// Worker `index` as a member of the group. It fetches nothing.
     pub(super) fn member(&self, index: usize) -> ClientConfig {
         let mut config = self.base();
         config.set("group.id", &self.app);
@@ -145,7 +145,6 @@ impl KafkaOptions {
             config.set("session.timeout.ms", self.given("session.timeout.ms").unwrap_or(&session));
             config.set("heartbeat.interval.ms", self.given("heartbeat.interval.ms").unwrap_or(&heartbeat));
         }
-        fetch_fast(&mut config, &self.properties);
         config
     }
 

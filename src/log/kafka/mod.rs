@@ -4,6 +4,8 @@ mod assignment;
 mod changelog;
 mod client;
 mod committer;
+mod fetcher;
+mod native;
 mod offsets;
 mod producer;
 mod session;
@@ -21,10 +23,10 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Header as KafkaHeader, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
-use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
-use super::batch::{LogBatch, SparseBuilder};
-use super::{Append, Log};
+use fetcher::Fetcher;
+
+use super::{Append, Log, LogBatch};
 use crate::error::{Error, Result};
 use crate::model::Offset;
 
@@ -300,27 +302,24 @@ impl Log for KafkaLog {
         if from >= end {
             return Ok(Vec::new());
         }
-        let reader: BaseConsumer = self.options.reader().create().map_err(failed("read a topic"))?;
-        let mut list = TopicPartitionList::new();
-        list.add_partition_offset(topic, partition as i32, KafkaOffset::Offset(from as i64))
-            .map_err(failed("read a topic"))?;
-        reader.assign(&list).map_err(failed("read a topic"))?;
-        let mut builder = SparseBuilder::default();
+        let mut fetcher =
+            Fetcher::of(&self.options, topic, partition, from).map_err(failed("read a topic"))?;
+        let (mut batches, mut bytes) = (Vec::new(), 0);
         let deadline = Instant::now() + TIMEOUT;
-        while builder.len() < bytes_max && Instant::now() < deadline {
-            match reader.poll(Duration::from_millis(100)) {
-                Some(Ok(message)) => {
-                    session::push_message(&mut builder, &message);
-                    if message.offset() as Offset + 1 >= end {
-                        break;
-                    }
-                }
-                Some(Err(KafkaError::PartitionEOF(_))) => break,
-                Some(Err(error)) => return Err(failed("read a topic")(error)),
-                None => {}
+        while bytes < bytes_max && Instant::now() < deadline {
+            let taken = fetcher.take(Duration::from_millis(100), bytes_max - bytes);
+            if let Some(error) = taken.error {
+                return Err(failed("read a topic")(error));
+            }
+            let Some(arrived) = taken.arrived.into_iter().next() else { continue };
+            let next = arrived.batch.as_ref().map(LogBatch::next_offset);
+            bytes += arrived.batch.as_ref().map_or(0, LogBatch::size);
+            batches.extend(arrived.batch.map(Arc::new));
+            if next.max(arrived.end) >= Some(end) {
+                break;
             }
         }
-        Ok(builder.finish().map(Arc::new).into_iter().collect())
+        Ok(batches)
     }
 
     fn start_offset(&self, topic: &str, partition: u32) -> Offset {

@@ -1,35 +1,37 @@
-//! A worker's consumer and producer.
+//! A worker's side of Kafka: a member of the group, a consumer that fetches, a producer.
 //!
 //! Rebalances are only noted when librdkafka calls: the worker commits first, then says
-//! [`Session::release`]. A partition is fetched once its task says from where.
+//! [`Session::release`]. The member fetches nothing. A partition is fetched, in batches, once its task
+//! says from where, by a consumer that the group does not know: batches cannot be taken from one that
+//! is asked for rebalances.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers, Message, Timestamp};
-use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
+use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
 
 use super::assignment::{Assignment, Place};
 use super::client::KafkaOptions;
 use super::committer::{Committer, Done, Job};
+use super::fetcher::{Arrived, Fetcher};
 use super::offsets::{committed, offsets_of};
 use super::producer::Transactions;
 use super::{TIMEOUT, failed};
 use crate::error::{Error, Result};
-use crate::log::batch::SparseBuilder;
 use crate::log::{Input as LogInput, LogBatch, Membership, Outcome, Ownership, Session, Start, TaskCommit};
 use crate::model::Offset;
 
-/// Messages and bytes that one wait takes from the client.
-const TAKE_MESSAGES: usize = 4000;
-const TAKE_BYTES: usize = 4 << 20;
+/// Bytes that one wait takes from the client, about.
+const TAKE_BYTES: usize = 1 << 20;
+/// Distance of changes of what is fetched, when not all tasks are ready at once.
+const FETCH_EVERY: Duration = Duration::from_secs(1);
 /// Bytes that wait for the worker, above which nothing more is taken.
 const BUFFERED_MAX: usize = 16 << 20;
 
@@ -83,7 +85,13 @@ pub struct KafkaSession {
     options: KafkaOptions,
     index: usize,
     topics: Vec<String>,
-    consumer: BaseConsumer<Context>,
+    /// Its membership. Fetches nothing.
+    member: BaseConsumer<Context>,
+    fetcher: Fetcher,
+    /// Since when there is something to fetch that is not, or may be soon.
+    waiting_since: Option<Instant>,
+    /// Whether anything is fetched of the last assignment.
+    has_fetched: bool,
     /// None while a commit is under way, which has it.
     transactions: Option<Transactions>,
     committer: Committer,
@@ -97,20 +105,6 @@ pub struct KafkaSession {
     buffered: usize,
     /// Next offsets and names of the last commits, by input.
     committed: HashMap<(String, u32), (Offset, String)>,
-}
-
-/// Adds a message of a topic to a batch.
-pub(super) fn push_message(builder: &mut SparseBuilder, message: &BorrowedMessage<'_>) {
-    let time = match message.timestamp() {
-        Timestamp::CreateTime(t) | Timestamp::LogAppendTime(t) => t,
-        Timestamp::NotAvailable => 0,
-    };
-    let headers: Vec<(String, Vec<u8>)> = message.headers().map_or_else(Vec::new, |headers| {
-        let owned =
-            |h: rdkafka::message::Header<'_, &[u8]>| (h.key.to_owned(), h.value.unwrap_or_default().to_vec());
-        headers.iter().map(owned).collect()
-    });
-    builder.push((message.offset() as Offset, time), message.key(), message.payload(), &headers);
 }
 
 impl KafkaSession {
@@ -129,7 +123,10 @@ impl KafkaSession {
         // Before anything is read: what a predecessor left open is ended (PROTOCOL 20).
         transactions.renew().map_err(failed("start a producer"))?;
         Ok(Self {
-            consumer: member(options, index, topics)?,
+            member: member(options, index, topics)?,
+            fetcher: Fetcher::new(options).map_err(failed("start a consumer"))?,
+            waiting_since: None,
+            has_fetched: false,
             options: options.clone(),
             index,
             topics: topics.iter().map(|t| (*t).to_owned()).collect(),
@@ -147,13 +144,13 @@ impl KafkaSession {
     /// Joins again if librdkafka has given up for good, as it does when the group knows a static
     /// member by another id: its answer may have been lost with a broker. Returns whether it had.
     fn rejoin_if_fatal(&mut self) -> bool {
-        let Some((code, why)) = self.consumer.client().fatal_error() else { return false };
+        let Some((code, why)) = self.member.client().fatal_error() else { return false };
         tracing::error!("Kafka: {code}: {why}; joining the group anew");
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
         match member(&self.options, self.index, &topics) {
             Ok(consumer) => {
-                self.consumer.context().is_closing.store(true, Ordering::Release);
-                self.consumer = consumer;
+                self.member.context().is_closing.store(true, Ordering::Release);
+                self.member = consumer;
                 self.assignment.forget();
             }
             // Tried again; whatever was owned is lost all the same.
@@ -163,93 +160,75 @@ impl KafkaSession {
     }
 
     fn poll(&mut self, timeout: Duration) {
-        let mut builders: HashMap<(String, u32), SparseBuilder> = HashMap::new();
-        let mut last: Option<((String, u32), SparseBuilder)> = None;
-        let (mut count, mut bytes, mut patience) = (0, 0, timeout);
-        while count < TAKE_MESSAGES && bytes < TAKE_BYTES && self.buffered < BUFFERED_MAX {
-            let message = match self.consumer.poll(patience) {
-                None => break,
-                Some(Err(error)) => {
-                    tracing::warn!("Kafka: {error}");
-                    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
-                        self.find_cuts();
-                    }
-                    break;
-                }
-                Some(Ok(message)) => message,
-            };
-            patience = Duration::ZERO;
-            count += 1;
-            bytes += message.payload_len() + message.key_len() + 64;
-            // Messages of one partition come in runs.
-            let is_same = last
-                .as_ref()
-                .is_some_and(|((topic, p), _)| *p == message.partition() as u32 && topic == message.topic());
-            if !is_same {
-                if let Some((input, builder)) = last.take() {
-                    builders.insert(input, builder);
-                }
-                let input = (message.topic().to_owned(), message.partition() as u32);
-                let builder = builders.remove(&input).unwrap_or_default();
-                last = Some((input, builder));
-            }
-            if let Some((_, builder)) = &mut last {
-                push_message(builder, &message);
+        while let Some(said) = self.member.poll(Duration::ZERO) {
+            // What was on its way before fetching was paused is nobody's.
+            if let Err(error) = said {
+                tracing::warn!("Kafka: {error}");
             }
         }
-        if count == 0 {
-            self.pass_control_records();
+        if self.buffered >= BUFFERED_MAX {
+            return;
         }
-        builders.extend(last);
-        for (input, builder) in builders {
+        let taken = self.fetcher.take(timeout, TAKE_BYTES);
+        for Arrived { place, batch, end } in taken.arrived {
             // What still comes of a partition that starts anew would leave a gap.
-            let is_wanted = self.assignment.is_fetched(&input);
-            let input = self.inputs.get_mut(&input).filter(|_| is_wanted);
-            let (Some(input), Some(batch)) = (input, builder.finish()) else {
-                continue;
-            };
-            input.next = input.next.max(batch.next_offset());
-            self.buffered += batch.bytes().len();
-            input.batches.push_back(Arc::new(batch));
+            let is_wanted = self.fetcher.has(&place);
+            let Some(input) = self.inputs.get_mut(&place).filter(|_| is_wanted) else { continue };
+            let next = batch.as_ref().map(LogBatch::next_offset);
+            input.next = input.next.max(next.unwrap_or(0)).max(end.unwrap_or(0));
+            self.buffered += batch.as_ref().map_or(0, LogBatch::size);
+            input.batches.extend(batch.map(Arc::new));
         }
+        if let Some(error) = taken.error {
+            tracing::warn!("Kafka: {error}");
+            if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
+                self.find_cuts();
+            }
+        }
+    }
+
+    /// Begins to fetch the inputs whose tasks are ready, each from where its buffer ends: all at once
+    /// if they are ready soon, else again as more become ready, but not often: librdkafka does not
+    /// survive changes that follow each other faster than its partitions start and stop.
+    fn fetch(&mut self) {
+        let Some(since) = self.waiting_since else { return };
+        let are_all_ready = self.inputs.len() == self.assignment.len();
+        let is_due = (are_all_ready && !self.has_fetched) || since.elapsed() >= FETCH_EVERY;
+        if !is_due {
+            return;
+        }
+        let new = self.inputs.iter().filter(|(place, _)| !self.fetcher.has(place));
+        let new: Vec<(Place, Offset)> = new.map(|(place, input)| (place.clone(), input.next)).collect();
+        let added = if new.is_empty() { Ok(()) } else { self.fetcher.add(new.into_iter()) };
+        if let Err(error) = &added {
+            tracing::error!("Kafka: fetch: {error}");
+        }
+        self.has_fetched = true;
+        self.waiting_since = (!are_all_ready || added.is_err()).then(Instant::now);
     }
 
     /// Looks which inputs lack what comes next. librdkafka does not say which, and fetches no more of it.
     fn find_cuts(&mut self) {
         for ((topic, partition), input) in &mut self.inputs {
-            match self.consumer.fetch_watermarks(topic, *partition as i32, TIMEOUT) {
+            match self.fetcher.consumer().fetch_watermarks(topic, *partition as i32, TIMEOUT) {
                 Ok((low, _)) => input.cut_at = Some(low as Offset).filter(|low| *low > input.next),
                 Err(error) => tracing::warn!("Kafka: {topic}/{partition}: {error}"),
             }
         }
     }
 
-    /// Marks of transactions are no messages, but they are passed.
-    fn pass_control_records(&mut self) {
-        let Ok(positions) = self.consumer.position() else {
-            return;
-        };
-        for element in positions.elements() {
-            let key = (element.topic().to_owned(), element.partition() as u32);
-            if let KafkaOffset::Offset(at) = element.offset()
-                && self.assignment.is_fetched(&key)
-                && let Some(input) = self.inputs.get_mut(&key)
-            {
-                input.next = input.next.max(at as Offset);
-            }
-        }
-    }
-
+    /// Of `inputs` nothing more is fetched, and what was is forgotten.
     fn drop_some(&mut self, inputs: &[Place]) {
+        self.fetcher.keep_only(|place| !inputs.contains(place));
         for input in inputs {
             let gone = self.inputs.remove(input);
-            let bytes: usize = gone.iter().flat_map(|i| &i.batches).map(|b| b.bytes().len()).sum();
+            let bytes: usize = gone.iter().flat_map(|i| &i.batches).map(|b| b.size()).sum();
             self.buffered = self.buffered.saturating_sub(bytes);
-            self.committed.remove(input);
         }
     }
 
     fn drop_inputs(&mut self) {
+        self.fetcher.keep_only(|_| false);
         self.inputs.clear();
         self.buffered = 0;
     }
@@ -259,7 +238,7 @@ impl KafkaSession {
         // Others are not asked about: they may wait for a transaction of who had them.
         let known: Vec<_> = inputs.iter().filter_map(|input| self.committed.get_key_value(input)).collect();
         let asked: Vec<(&str, u32)> = known.iter().map(|((t, p), _)| (t.as_str(), *p)).collect();
-        let found = committed(&self.consumer, &asked, TIMEOUT)?;
+        let found = committed(&self.member, &asked, TIMEOUT)?;
         let is_same =
             |txn: &str, found: &Option<(Offset, String)>| found.as_ref().is_some_and(|f| f.1 == txn);
         let same = known.into_iter().zip(&found).filter(|((_, (_, txn)), found)| is_same(txn, found));
@@ -269,9 +248,9 @@ impl KafkaSession {
     /// What the worker has to hear next. While a commit is under way only that all is lost: who goes on
     /// answering then says what others have made old, for as long as the commit takes.
     fn next_event(&self) -> Option<Event> {
-        let mut events = self.consumer.context().events.lock();
+        let mut events = self.member.context().events.lock();
         if let Some(Event::Revoked { is_lost, .. }) = events.front_mut() {
-            *is_lost |= self.consumer.assignment_lost();
+            *is_lost |= self.member.assignment_lost();
         }
         let is_lost = matches!(events.front(), Some(Event::Revoked { is_lost: true, .. }));
         if self.transactions.is_none() && !is_lost { None } else { events.pop_front() }
@@ -287,7 +266,8 @@ impl KafkaSession {
 
     /// The group has given `new`, beside what it takes back before or never takes.
     fn assigned(&mut self, new: Vec<Place>) -> Ownership {
-        let inputs = self.assignment.give(&new);
+        let inputs = self.assignment.give(&self.member, &new);
+        (self.waiting_since, self.has_fetched) = (Some(Instant::now()), false);
         // Whoever has the others now commits for them.
         self.committed.retain(|input, _| inputs.contains(input));
         let mut retained = self.retained(&new).unwrap_or_else(|error| {
@@ -323,7 +303,7 @@ fn is_expelled(code: RDKafkaErrorCode) -> bool {
 
 impl Drop for KafkaSession {
     fn drop(&mut self) {
-        self.consumer.context().is_closing.store(true, Ordering::Release);
+        self.member.context().is_closing.store(true, Ordering::Release);
     }
 }
 
@@ -348,7 +328,7 @@ impl LogInput for KafkaSession {
         while bytes < bytes_max
             && let Some(batch) = input.batches.pop_front()
         {
-            bytes += batch.bytes().len();
+            bytes += batch.size();
             if batch.next_offset() > from {
                 taken.push(batch);
             }
@@ -370,11 +350,7 @@ impl Session for KafkaSession {
         if self.rejoin_if_fatal() {
             return Some(self.lost());
         }
-        // An answer to a rebalance is not this one's to give.
-        if self.consumer.context().events.lock().is_empty() {
-            let ready = self.inputs.iter().map(|(place, input)| (place, input.next));
-            self.assignment.fetch(&self.consumer, ready);
-        }
+        self.fetch();
         self.poll(timeout);
         let event = self.next_event()?;
         Some(match event {
@@ -393,7 +369,7 @@ impl Session for KafkaSession {
 
     fn begin_commit(&mut self, commits: Vec<TaskCommit>) {
         let transactions = self.transactions.take().expect("one commit at a time");
-        let group = self.consumer.group_metadata().expect("it has a group.id");
+        let group = self.member.group_metadata().expect("it has a group.id");
         let input = |c: &TaskCommit| (c.topic.clone(), c.partition);
         let before =
             commits.iter().map(|c| self.committed.get(&input(c)).map(|(_, txn)| txn.clone())).collect();
@@ -424,7 +400,7 @@ impl Session for KafkaSession {
         };
         let offset = std::iter::once((topic.as_str(), *partition, *next, txn.as_str()));
         let committed = offsets_of(offset, &self.options.producer(self.index))
-            .and_then(|list| self.consumer.commit(&list, CommitMode::Sync));
+            .and_then(|list| self.member.commit(&list, CommitMode::Sync));
         match committed {
             Ok(()) => Membership::Valid,
             Err(KafkaError::ConsumerCommit(code)) if is_expelled(code) => Membership::Lost,
@@ -437,17 +413,19 @@ impl Session for KafkaSession {
 
     fn release(&mut self) {
         self.drop_inputs();
-        self.assignment.release(&self.consumer, None);
+        self.assignment.release(&self.member, None);
     }
 
     fn stop(&mut self, inputs: &[Place]) {
         self.drop_some(inputs);
-        self.assignment.stop(&self.consumer, inputs);
+        self.committed.retain(|input, _| !inputs.contains(input));
+        self.waiting_since = Some(Instant::now());
     }
 
     fn release_some(&mut self, inputs: &[Place]) {
         self.drop_some(inputs);
-        self.assignment.release(&self.consumer, Some(inputs));
+        self.committed.retain(|input, _| !inputs.contains(input));
+        self.assignment.release(&self.member, Some(inputs));
     }
 
     fn start(&mut self, start: Start) {
@@ -456,12 +434,12 @@ impl Session for KafkaSession {
         if let Some(committed) = committed {
             self.committed.insert(key.clone(), committed);
         }
+        if !self.assignment.is_incremental() {
+            // Whatever was fetched before may not lead up to here.
+            self.drop_some(std::slice::from_ref(&key));
+        }
         // One that was never taken goes on as it is.
         let fresh = || Input { next: from, batches: VecDeque::new(), cut_at: None };
-        if self.assignment.is_incremental() {
-            self.inputs.entry(key).or_insert_with(fresh);
-        } else {
-            self.inputs.insert(key, fresh());
-        }
+        self.inputs.entry(key).or_insert_with(fresh);
     }
 }

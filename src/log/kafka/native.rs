@@ -1,0 +1,196 @@
+//! Messages in batches, and as librdkafka holds them: the only unsafe code of Thalweg.
+//!
+//! rust-rdkafka hands messages out one at a time, in an event and an `Arc` each, and lends them only
+//! while its consumer is borrowed; that takes four times as long as the batches of
+//! `rd_kafka_consume_batch_queue`, before a copy is made.
+#![allow(unsafe_code)]
+
+use std::ffi::CStr;
+use std::ptr::NonNull;
+use std::slice;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rdkafka::bindings as native;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{IsError, KafkaError, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+
+use crate::log::Header;
+use crate::model::{Millis, Offset};
+
+/// Messages that one call takes at most.
+const CALL_MAX: usize = 512;
+
+/// Where what a consumer fetches arrives.
+pub(super) struct Queue {
+    queue: NonNull<native::rd_kafka_queue_t>,
+    consumer: Arc<BaseConsumer>,
+}
+
+// SAFETY: librdkafka's queues may be used from any thread; `take` keeps calls from running at once.
+unsafe impl Send for Queue {}
+
+impl Queue {
+    /// The queue of a consumer that never subscribes: here its rebalances would go unanswered.
+    ///
+    /// # Errors
+    /// The consumer has no group, and thereby no queue.
+    pub fn of(consumer: BaseConsumer) -> Result<Self, KafkaError> {
+        let client = consumer.client().native_ptr();
+        // SAFETY: the client lives; `self.consumer` keeps it alive for longer than the queue.
+        let queue = NonNull::new(unsafe { native::rd_kafka_queue_get_consumer(client) });
+        let queue = queue.ok_or_else(|| KafkaError::ClientCreation("it has no queue".to_owned()))?;
+        Ok(Self { queue, consumer: Arc::new(consumer) })
+    }
+
+    /// The consumer itself, for everything but its messages.
+    pub fn consumer(&self) -> &BaseConsumer {
+        &self.consumer
+    }
+
+    /// What has arrived, in order; waits up to `timeout` for the first of it.
+    pub fn take(&mut self, timeout: Duration) -> Vec<Message> {
+        let mut taken = self.call(CALL_MAX, 0);
+        if taken.is_empty() && !timeout.is_zero() {
+            // A call waits until it has all that it was asked for.
+            taken = self.call(1, timeout.as_millis().max(1) as i32);
+            if !taken.is_empty() {
+                taken.extend(self.call(CALL_MAX - 1, 0));
+            }
+        }
+        taken
+    }
+
+    fn call(&mut self, max: usize, timeout_ms: i32) -> Vec<Message> {
+        let mut slots = [std::ptr::null_mut(); CALL_MAX];
+        let slots = &mut slots[..max];
+        // SAFETY: the queue lives, there is room for `max` messages, and nobody else takes from it now.
+        let count = unsafe {
+            native::rd_kafka_consume_batch_queue(
+                self.queue.as_ptr(),
+                timeout_ms,
+                slots.as_mut_ptr(),
+                slots.len(),
+            )
+        };
+        let taken = slots.iter().take(usize::try_from(count).unwrap_or(0));
+        let own = |slot: &*mut _| Some(Message { message: NonNull::new(*slot)?, _consumer: self.keep() });
+        taken.filter_map(own).collect()
+    }
+
+    fn keep(&self) -> Arc<BaseConsumer> {
+        Arc::clone(&self.consumer)
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // SAFETY: it is ours, and the consumer is dropped after it.
+        unsafe { native::rd_kafka_queue_destroy(self.queue.as_ptr()) };
+    }
+}
+
+/// A message, or what librdkafka has to say of a partition in its place.
+pub(super) struct Message {
+    message: NonNull<native::rd_kafka_message_t>,
+    /// Lives for as long as its messages.
+    _consumer: Arc<BaseConsumer>,
+}
+
+// SAFETY: a message belongs to whoever holds it and may be destroyed on any thread. All that is read of
+// it through a shared reference stays as it is, but for its headers, which `PARSING` guards.
+unsafe impl Send for Message {}
+unsafe impl Sync for Message {}
+
+/// librdkafka parses headers when they are asked for, and keeps them in the message.
+static PARSING: Mutex<()> = Mutex::new(());
+
+impl Message {
+    fn raw(&self) -> &native::rd_kafka_message_t {
+        // SAFETY: it lives until it is dropped, and is not written to.
+        unsafe { self.message.as_ref() }
+    }
+
+    /// What messages of one partition, and of one consumer, have in common.
+    pub fn source(&self) -> (usize, i32) {
+        (self.raw().rkt.addr(), self.raw().partition)
+    }
+
+    /// Topic and partition; none where librdkafka speaks of something else.
+    pub fn place(&self) -> Option<(String, u32)> {
+        let topic = NonNull::new(self.raw().rkt)?;
+        // SAFETY: a message keeps its topic, whose name is a string that ends.
+        let name = unsafe { CStr::from_ptr(native::rd_kafka_topic_name(topic.as_ptr())) };
+        Some((name.to_string_lossy().into_owned(), u32::try_from(self.raw().partition).ok()?))
+    }
+
+    /// What it says instead of being a record. At [`RDKafkaErrorCode::PartitionEOF`] its offset is the
+    /// one behind all that is to be had.
+    pub fn error(&self) -> Option<RDKafkaErrorCode> {
+        let error: RDKafkaRespErr = self.raw().err;
+        error.is_error().then(|| error.into())
+    }
+
+    pub fn offset(&self) -> Offset {
+        self.raw().offset as Offset
+    }
+
+    /// When it was sent or appended; 0 if it does not say.
+    pub fn time(&self) -> Millis {
+        let mut kind = native::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        // SAFETY: the message lives, and `kind` is written to.
+        let time = unsafe { native::rd_kafka_message_timestamp(self.message.as_ptr(), &raw mut kind) };
+        time.max(0)
+    }
+
+    pub fn key(&self) -> Option<&[u8]> {
+        let message = self.raw();
+        // SAFETY: librdkafka says where the key is, for as long as the message lives.
+        unsafe { slice_of(message.key, message.key_len) }
+    }
+
+    pub fn value(&self) -> Option<&[u8]> {
+        let message = self.raw();
+        // SAFETY: librdkafka says where the payload is, for as long as the message lives.
+        unsafe { slice_of(message.payload, message.len) }
+    }
+
+    pub fn headers(&self) -> Vec<Header> {
+        let _parsing = PARSING.lock();
+        let mut headers = std::ptr::null_mut();
+        // SAFETY: the message lives, and nobody else parses its headers now.
+        let answer = unsafe { native::rd_kafka_message_headers(self.message.as_ptr(), &raw mut headers) };
+        if answer.is_error() {
+            return Vec::new();
+        }
+        let (mut name, mut value, mut size) = (std::ptr::null(), std::ptr::null(), 0);
+        let header = |index| {
+            // SAFETY: the headers live as long as their message, and the others are written to.
+            let answer = unsafe {
+                native::rd_kafka_header_get_all(headers, index, &raw mut name, &raw mut value, &raw mut size)
+            };
+            // SAFETY: it has said where name and value are; a name is a string that ends.
+            (!answer.is_error()).then(|| unsafe {
+                let name = CStr::from_ptr(name).to_string_lossy().into_owned();
+                (name, slice_of(value, size).unwrap_or_default().to_vec())
+            })
+        };
+        (0..).map_while(header).collect()
+    }
+}
+
+impl Drop for Message {
+    fn drop(&mut self) {
+        // SAFETY: it is ours, and its client still lives.
+        unsafe { native::rd_kafka_message_destroy(self.message.as_ptr()) };
+    }
+}
+
+/// # Safety
+/// If `start` is not null, `len` bytes from there on must live and stay as they are for `'a`.
+unsafe fn slice_of<'a>(start: *const std::ffi::c_void, len: usize) -> Option<&'a [u8]> {
+    // SAFETY: the caller's.
+    (!start.is_null()).then(|| unsafe { slice::from_raw_parts(start.cast(), len) })
+}
