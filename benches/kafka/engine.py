@@ -102,7 +102,7 @@ def paced(rate, over, step=1):
 
 def event(n, user, rng):
     at = START + n * 5 - rng.randrange(2000)
-    return json.dumps({"id": f"e{n}", "at": at, "user_id": user, "amount": rng.randrange(100, 50000) / 100})
+    return f'{{"id": "e{n}", "at": {at}, "user_id": "{user}", "amount": {rng.randrange(100, 50000) / 100}}}'
 
 
 def engine_at(folder, bootstrap, app, more=""):

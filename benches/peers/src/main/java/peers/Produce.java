@@ -14,8 +14,9 @@ import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.common.serialization.ByteArraySerializer;
 
 /**
- * BOOTSTRAP TOPIC USERS SEED SKIP COUNT FILE: sends events SKIP to SKIP + COUNT, and appends them to
- * FILE, which is all that the oracle sees. Makes the topic when SKIP is 0.
+ * BOOTSTRAP TOPIC USERS SEED SKIP COUNT FILE RATE: sends events SKIP to SKIP + COUNT, and appends them
+ * to FILE, which is all that the oracle sees. Makes the topic when SKIP is 0. RATE: events per second
+ * at most; 0: as fast as it goes.
  */
 final class Produce {
     private Produce() {}
@@ -24,6 +25,7 @@ final class Produce {
         String topic = args[1];
         long skip = Long.parseLong(args[4]);
         long count = Long.parseLong(args[5]);
+        long rate = Long.parseLong(args[7]);
         Properties settings = new Properties();
         settings.put("bootstrap.servers", args[0]);
         if (skip == 0) {
@@ -34,7 +36,7 @@ final class Produce {
             }
         }
         settings.put("acks", "all");
-        settings.put("linger.ms", "20");
+        settings.put("linger.ms", rate == 0 ? "20" : "2");
         settings.put("batch.size", "262144");
         settings.put("buffer.memory", "134217728");
         Generator events = new Generator(Long.parseLong(args[3]), Integer.parseInt(args[2]));
@@ -43,10 +45,14 @@ final class Produce {
         ByteArraySerializer raw = new ByteArraySerializer();
         try (KafkaProducer<byte[], byte[]> producer = new KafkaProducer<>(settings, raw, raw);
              OutputStream file = new BufferedOutputStream(new FileOutputStream(args[6], true), 1 << 20)) {
-            for (long number = 0; number < skip + count; number++) {
+            for (long number = 0; number < skip; number++) {
                 events.next();
-                if (number < skip) {
-                    continue;
+            }
+            long begun = System.nanoTime();
+            for (long number = 0; number < count; number++) {
+                events.next();
+                while (rate > 0 && number * 1e9 > (System.nanoTime() - begun) * (double) rate) {
+                    Thread.sleep(1);
                 }
                 byte[] json = events.json();
                 bytes += json.length;
