@@ -253,7 +253,7 @@ impl Records {
             let Some(batch) = self.reader.batch(Duration::from_millis(1), BATCH_BYTES)? else {
                 return self.reader.is_at_end();
             };
-            self.bytes += batch.bytes().len();
+            self.bytes += batch.size();
             self.batches.push_back(Arc::new(batch));
         }
         Ok(None)
@@ -263,7 +263,7 @@ impl Records {
 impl Input for Records {
     fn read(&mut self, _: &str, _: u32, from: Offset, _: usize) -> Result<Vec<Arc<LogBatch>>> {
         while let Some(first) = self.batches.front().filter(|b| b.next_offset() <= from) {
-            self.bytes -= first.bytes().len();
+            self.bytes -= first.size();
             self.batches.pop_front();
         }
         // One that is applied in part comes again.

@@ -132,11 +132,11 @@ impl LogBatch {
 
     /// Whether its records say their times themselves, rather than being given the log's.
     pub fn is_timed(&self) -> bool {
-        self.bytes().first() == Some(&VERSION_TIMED)
+        self.stored_bytes().first() == Some(&VERSION_TIMED)
     }
 
     /// Bytes as they are stored, if they are.
-    pub fn bytes(&self) -> &[u8] {
+    pub fn stored_bytes(&self) -> &[u8] {
         match &self.body {
             Body::Stored(bytes) => bytes,
             Body::Held(_) => &[],
@@ -167,7 +167,7 @@ impl LogBatch {
     }
 
     fn stored(&self) -> impl Iterator<Item = RecordView<'_>> {
-        let (bytes, is_timed) = (self.bytes(), self.is_timed());
+        let (bytes, is_timed) = (self.stored_bytes(), self.is_timed());
         let mut reader = Reader(bytes.get(HEAD_BYTES..).unwrap_or_default());
         let count = if bytes.is_empty() { 0 } else { u64::from(self.count) };
         (0..count).map_while(move |i| {

@@ -132,7 +132,7 @@ impl Log for MemoryLog {
             .iter()
             .take_while(|b| {
                 let fits = bytes == 0 || bytes < bytes_max;
-                bytes += b.bytes().len();
+                bytes += b.size();
                 fits
             })
             .cloned()

@@ -340,7 +340,7 @@ impl Log for EmbeddedLog {
                 let mut bytes = 0;
                 let take = log.recent.iter().skip(first).take_while(|b| {
                     let fits = bytes < bytes_max;
-                    bytes += b.bytes().len();
+                    bytes += b.size();
                     fits
                 });
                 return Ok(take.cloned().collect());
@@ -409,7 +409,7 @@ impl Log for EmbeddedLog {
         log.start = start;
         while log.recent.front().is_some_and(|b| b.next_offset() <= start) {
             let gone = log.recent.pop_front();
-            log.recent_bytes -= gone.map_or(0, |b| b.bytes().len());
+            log.recent_bytes -= gone.map_or(0, |b| b.size());
         }
         Ok(())
     }

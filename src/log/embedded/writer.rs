@@ -142,10 +142,10 @@ impl Writer {
                 let batch = builder.finish(base, time);
                 base = batch.next_offset();
                 let mut index = batch.count.to_le_bytes().to_vec();
-                index.extend((batch.bytes().len() as u64).to_le_bytes());
+                index.extend((batch.size() as u64).to_le_bytes());
                 index.extend(batch.time.to_le_bytes());
                 writes.put(batch_key(b'i', topic.id, partition, batch.base), index);
-                writes.put(batch_key(b'b', topic.id, partition, batch.base), batch.bytes());
+                writes.put(batch_key(b'b', topic.id, partition, batch.base), batch.stored_bytes());
                 placed.push((Arc::clone(&topic), partition, Arc::new(batch)));
             }
             positions.insert(partition, base);
@@ -175,11 +175,11 @@ impl Writer {
         for (topic, partition, batch) in placed {
             let mut log = topic.partitions[partition as usize].lock();
             log.end = batch.next_offset();
-            log.recent_bytes += batch.bytes().len();
+            log.recent_bytes += batch.size();
             log.recent.push_back(batch);
             while log.recent_bytes > share && log.recent.len() > 1 {
                 let gone = log.recent.pop_front();
-                log.recent_bytes -= gone.map_or(0, |b| b.bytes().len());
+                log.recent_bytes -= gone.map_or(0, |b| b.size());
             }
         }
         *self.shared.version.lock() += 1;
