@@ -15,6 +15,13 @@ use crate::task::{StoreMeta, Task};
 /// Half of `delete.retention.ms` of changelogs: a store that stood still for longer may lack
 /// deletions (PROTOCOL 24).
 const STORE_AGE_MAX: i64 = 12 * 3_600_000;
+/// Bytes of records that go into a store at once: of the memory for units, which a task that is
+/// restored does not use yet, so that many tasks may do so at a time.
+const CHUNK_SHARE: usize = 64;
+const CHUNK_MIN: usize = 4 << 20;
+const CHUNK_MAX: usize = 64 << 20;
+/// Rows that are worth a file of their own.
+const INGEST_MIN: usize = 10_000;
 /// Rows that are removed at once.
 const WIPE_CHUNK: usize = 20_000;
 
@@ -68,10 +75,11 @@ impl Recovery {
         let store = &*task.store;
         let (topic, partition) = (self.place.topic.as_str(), self.place.partition);
         let now = self.parts.clock.now();
-        let mut adopt = |rows: &[Change], next: u64| {
-            let mut rows = rows.to_vec();
+        let chunk_bytes = (self.parts.memory.units / CHUNK_SHARE).clamp(CHUNK_MIN, CHUNK_MAX);
+        let mut adopt = |mut rows: Vec<Change>, next: u64| {
+            let is_much = rows.len() >= INGEST_MIN;
             rows.push(StoreMeta::restoring_at(next, now).row());
-            store.write(&rows)?;
+            if is_much { store.ingest(&rows) } else { store.write(&rows) }?;
             crash_point("following");
             Ok(())
         };
@@ -84,7 +92,7 @@ impl Recovery {
             task.changelog.1.store(goal, Ordering::Relaxed);
             tracing::info!(topic, partition, records, at, goal, "following the changelog");
         };
-        let mut following = Following { adopt: &mut adopt, progress: &mut progress };
+        let mut following = Following { chunk_bytes, adopt: &mut adopt, progress: &mut progress };
         let (next, records) = self.log.follow(topic, partition, position, &mut following)?;
         crash_point("followed");
         StoreMeta::consistent_at(next, now).write(store)?;

@@ -77,6 +77,14 @@ pub trait StateStore: Send + Sync {
     /// The store cannot be written.
     fn write(&self, changes: &[Change]) -> Result<()>;
 
+    /// As [`StateStore::write`], for so many changes that they are worth a file of their own.
+    ///
+    /// # Errors
+    /// As [`StateStore::write`].
+    fn ingest(&self, changes: &[Change]) -> Result<()> {
+        self.write(changes)
+    }
+
     /// Makes every batch so far durable.
     ///
     /// # Errors

@@ -5,8 +5,8 @@
 use std::path::Path;
 
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, IteratorMode, Options, WriteBatch, WriteBufferManager,
-    WriteOptions,
+    BlockBasedOptions, Cache, DB, DBCompressionType, IngestExternalFileOptions, IteratorMode, Options,
+    SstFileWriter, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
 use super::StateStore;
@@ -34,6 +34,7 @@ impl SharedMemory {
 /// A store on RocksDB.
 pub struct RocksStore {
     db: DB,
+    options: Options,
 }
 
 fn failed(what: &str) -> impl FnOnce(rocksdb::Error) -> Error + '_ {
@@ -49,7 +50,7 @@ impl RocksStore {
         let mut options = options(memory);
         options.create_if_missing(true);
         let db = DB::open(&options, path).map_err(failed("open state"))?;
-        Ok(Self { db })
+        Ok(Self { db, options })
     }
 
     /// Opens a store that no process holds, to look inside.
@@ -59,7 +60,7 @@ impl RocksStore {
     pub fn open_read_only(path: &Path) -> Result<Self> {
         let options = options(&SharedMemory::new(32 << 20, 8 << 20));
         let db = DB::open_for_read_only(&options, path, false).map_err(failed("open state"))?;
-        Ok(Self { db })
+        Ok(Self { db, options })
     }
 }
 
@@ -88,6 +89,12 @@ fn options(memory: &SharedMemory) -> Options {
     options
 }
 
+fn sorted(changes: &[Change]) -> Vec<&Change> {
+    let mut sorted: Vec<&Change> = changes.iter().collect();
+    sorted.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    sorted
+}
+
 impl StateStore for RocksStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         self.db.get(key).map_err(failed("read state"))
@@ -99,10 +106,8 @@ impl StateStore for RocksStore {
 
     fn write(&self, changes: &[Change]) -> Result<()> {
         // Neighbours in the skip list then follow each other in time.
-        let mut sorted: Vec<&Change> = changes.iter().collect();
-        sorted.sort_by(|a, b| a.0.cmp(&b.0));
         let mut writes = WriteBatch::default();
-        for (key, value) in sorted {
+        for (key, value) in sorted(changes) {
             match value {
                 Some(value) => writes.put(key, value),
                 None => writes.delete(key),
@@ -111,6 +116,29 @@ impl StateStore for RocksStore {
         let mut options = WriteOptions::default();
         options.disable_wal(true);
         self.db.write_opt(writes, &options).map_err(failed("write state"))
+    }
+
+    /// All of them are in one sorted file, which the database takes over whole or not at all.
+    fn ingest(&self, changes: &[Change]) -> Result<()> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let path = self.db.path().join("ingest");
+        // One of a process that died.
+        let _ = std::fs::remove_file(&path);
+        let mut file = SstFileWriter::create(&self.options);
+        file.open(&path).map_err(failed("write state"))?;
+        for (key, value) in sorted(changes) {
+            let added = match value {
+                Some(value) => file.put(key, value),
+                None => file.delete(key),
+            };
+            added.map_err(failed("write state"))?;
+        }
+        file.finish().map_err(failed("write state"))?;
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        self.db.ingest_external_file_opts(&options, vec![path]).map_err(failed("write state"))
     }
 
     fn flush(&self) -> Result<()> {
@@ -131,5 +159,44 @@ impl StateStore for RocksStore {
     fn disk_bytes(&self) -> u64 {
         let of = |name| self.db.property_int_value(name).ok().flatten().unwrap_or(0);
         of("rocksdb.total-sst-files-size") + of("rocksdb.cur-size-all-mem-tables")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows_of(store: &RocksStore) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut rows = Vec::new();
+        let visit = &mut |key: &[u8], value: &[u8]| {
+            rows.push((key.to_vec(), value.to_vec()));
+            true
+        };
+        store.scan(&[], visit).expect("it is read");
+        rows
+    }
+
+    #[test]
+    fn what_is_ingested_replaces_what_was_there_and_survives() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let memory = SharedMemory::new(8 << 20, 2 << 20);
+        let put = |key: &str, value: &str| (key.as_bytes().to_vec(), Some(value.as_bytes().to_vec()));
+        let store = RocksStore::open(folder.path(), &memory).expect("it opens");
+        store.write(&[put("a", "old"), put("b", "old"), put("d", "old")]).expect("written");
+        // Left behind by a process that died while it wrote.
+        std::fs::write(folder.path().join("ingest"), "half a file").expect("written");
+        let changes = [put("c", "new"), (b"b".to_vec(), None), put("a", "new")];
+        store.ingest(&changes).expect("ingested");
+        store.ingest(&[put("c", "newer"), (b"d".to_vec(), None)]).expect("ingested");
+        let expected: Vec<_> = [("a", "new"), ("c", "newer")]
+            .map(|(k, v)| (k.as_bytes().to_vec(), v.as_bytes().to_vec()))
+            .into();
+        assert_eq!(rows_of(&store), expected);
+        store.write(&[put("e", "later")]).expect("written");
+        assert_eq!(store.get(b"e").expect("read").as_deref(), Some(&b"later"[..]));
+        drop(store);
+        // Without a flush: only what was written beside is lost.
+        let store = RocksStore::open(folder.path(), &memory).expect("it opens");
+        assert_eq!(rows_of(&store)[..2], expected);
     }
 }

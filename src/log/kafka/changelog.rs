@@ -14,8 +14,8 @@ use crate::model::{Change, Offset};
 /// Key of the barrier record in a changelog, and of its copy in the store.
 pub const BARRIER_KEY: &[u8] = b"m/barrier";
 
-/// Bytes of rows that go into the store at once.
-const CHUNK_BYTES: usize = 4 << 20;
+/// Bytes that one call takes, about.
+const TAKE_BYTES: usize = 1 << 20;
 /// Longest wait for records at a time.
 const PAUSE: Duration = Duration::from_millis(100);
 /// Between two looks at whether transactions have ended.
@@ -34,8 +34,10 @@ pub(super) fn changelog_topic(app: &str, topic: &str) -> String {
 
 /// A changelog partition as it is followed into a store.
 pub struct Following<'a> {
-    /// Takes rows of committed records in order, and the position behind them.
-    pub adopt: &'a mut dyn FnMut(&[Change], Offset) -> Result<()>,
+    /// Bytes of records that are adopted at once.
+    pub chunk_bytes: usize,
+    /// Takes the last row of each key of some committed records, and the position behind them.
+    pub adopt: &'a mut dyn FnMut(Vec<Change>, Offset) -> Result<()>,
     /// Hears of progress: records so far, the position and its goal.
     pub progress: &'a mut dyn FnMut(u64, Offset, Offset),
 }
@@ -71,7 +73,7 @@ impl KafkaLog {
             }
             self.await_stable(topic, partition, goal)?;
         }
-        (following.adopt)(&[], next.max(goal))?;
+        (following.adopt)(Vec::new(), next.max(goal))?;
         Ok((next.max(goal), records))
     }
 
@@ -84,9 +86,10 @@ impl KafkaLog {
     ) -> Result<Offset> {
         let mut fetcher =
             Fetcher::of(&self.options, changelog, partition, next).map_err(failed("follow a changelog"))?;
+        let (mut staged, mut bytes) = (Vec::new(), 0);
         let mut heard_at = Instant::now();
         loop {
-            let taken = fetcher.take(PAUSE, CHUNK_BYTES);
+            let taken = fetcher.take(PAUSE, TAKE_BYTES);
             if let Some(error) = taken.error {
                 return Err(failed("follow a changelog")(error));
             }
@@ -102,10 +105,15 @@ impl KafkaLog {
             if let Some(batch) = batch {
                 next = batch.next_offset();
                 *records += u64::from(batch.count);
-                (following.adopt)(&last_of_each(&batch), next)?;
+                bytes += batch.size();
+                staged.push(batch);
             }
             next = next.max(end.unwrap_or(0));
-            (following.progress)(*records, next, goal);
+            if bytes >= following.chunk_bytes || end.is_some() {
+                (following.adopt)(last_of_each(&staged), next)?;
+                (following.progress)(*records, next, goal);
+                (staged, bytes) = (Vec::new(), 0);
+            }
             if end.is_some() {
                 return Ok(next);
             }
@@ -160,12 +168,10 @@ impl KafkaLog {
 }
 
 /// Of several rows of one key, the last.
-fn last_of_each(batch: &LogBatch) -> Vec<Change> {
-    let rows: Vec<RecordView<'_>> = batch.records().collect();
+fn last_of_each(batches: &[LogBatch]) -> Vec<Change> {
+    let rows: Vec<RecordView<'_>> = batches.iter().flat_map(LogBatch::records).collect();
     let mut seen = hashbrown::HashSet::with_capacity(rows.len());
     let last = rows.into_iter().rev().filter(|row| seen.insert(row.key.unwrap_or_default()));
     let change = |row: RecordView<'_>| (row.key.unwrap_or_default().to_vec(), row.value.map(<[u8]>::to_vec));
-    let mut kept: Vec<Change> = last.map(change).collect();
-    kept.reverse();
-    kept
+    last.map(change).collect()
 }
