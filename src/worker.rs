@@ -166,6 +166,7 @@ impl Loop {
             // Events are applied while a commit is under way; who waits for memory waits for it.
             let is_settled = self.settle(if is_pressed { IDLE_WAIT } else { Duration::ZERO });
             if is_settled && (is_pressed || committed_at.elapsed() >= self.commit_interval) {
+                self.silence_failed();
                 self.begin_commit(false);
                 committed_at = Instant::now();
             }
@@ -197,6 +198,10 @@ impl Loop {
                 // What takeovers know may be as old as the standstill, and a member that has started
                 // nothing has nothing to prove itself with.
                 Membership::Valid => self.take_over_rest(),
+                Membership::Unproven => {
+                    let all: Vec<String> = self.runners.iter().map(|r| r.task().name.clone()).collect();
+                    self.end(&all, "it may have been taken");
+                }
                 Membership::Lost => self.change(Ownership::Lost),
                 Membership::Unknown => {
                     // Its own session timeout ends the assignment if this goes on.
@@ -307,6 +312,15 @@ impl Loop {
             }
             self.session.start(runner.start());
             self.runners.push(runner);
+        }
+    }
+
+    /// What is read of a task that has failed would wait for ever, and keep the others waiting.
+    fn silence_failed(&mut self) {
+        let failed = self.runners.iter().filter(|r| r.task().failure().is_some());
+        let failed: Vec<(String, u32)> = failed.map(|r| input_of(r.task())).collect();
+        if !failed.is_empty() {
+            self.session.stop(&failed);
         }
     }
 

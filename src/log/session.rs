@@ -51,6 +51,8 @@ pub enum Membership {
     Lost,
     /// The group does not answer.
     Unknown,
+    /// Nothing that it owns was ever committed, by which the group could know it.
+    Unproven,
 }
 
 /// What became of a commit.
@@ -121,7 +123,7 @@ pub trait Session: Input + Send {
     /// The worker has let go of these partitions, which were taken.
     fn release_some(&mut self, _inputs: &[(String, u32)]) {}
 
-    /// Tasks on these inputs have ended; they may start anew, from elsewhere.
+    /// Tasks on these inputs have ended or failed; they may start anew, from elsewhere.
     fn stop(&mut self, _inputs: &[(String, u32)]) {}
 
     /// A task is ready for its records.

@@ -18,6 +18,8 @@ pub const BARRIER_KEY: &[u8] = b"m/barrier";
 const TAKE_BYTES: usize = 1 << 20;
 /// Longest wait for records at a time.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Between two looks at whether the end is reached.
+const ASK_EVERY: Duration = Duration::from_millis(500);
 /// Between two looks at whether transactions have ended.
 const STABLE_PAUSE: Duration = Duration::from_millis(20);
 /// Longest silence of the brokers while there are records to come, or are being decided about.
@@ -87,34 +89,38 @@ impl KafkaLog {
         let mut fetcher =
             Fetcher::of(&self.options, changelog, partition, next).map_err(failed("follow a changelog"))?;
         let (mut staged, mut bytes) = (Vec::new(), 0);
-        let mut heard_at = Instant::now();
+        let (mut heard_at, mut asked_at) = (Instant::now(), Instant::now());
         loop {
-            let taken = fetcher.take(PAUSE, TAKE_BYTES);
-            if let Some(error) = taken.error {
-                return Err(failed("follow a changelog")(error));
-            }
-            let Some(Arrived { batch, end, .. }) = taken.arrived.into_iter().next() else {
-                if heard_at.elapsed() > SILENCE_MAX {
-                    let message =
-                        format!("{changelog}/{partition} has stood at {next} of {goal} for {SILENCE_MAX:?}");
-                    return Err(Error::unavailable(message).with_hint("its leader does not answer"));
+            let arrived = fetcher.take(PAUSE, TAKE_BYTES).of_one().map_err(failed("follow a changelog"))?;
+            let mut is_end = false;
+            if let Some(Arrived { batch, end, .. }) = arrived {
+                heard_at = Instant::now();
+                if let Some(batch) = batch {
+                    next = batch.next_offset();
+                    *records += u64::from(batch.count);
+                    bytes += batch.size();
+                    staged.push(batch);
                 }
-                continue;
-            };
-            heard_at = Instant::now();
-            if let Some(batch) = batch {
-                next = batch.next_offset();
-                *records += u64::from(batch.count);
-                bytes += batch.size();
-                staged.push(batch);
+                next = next.max(end.unwrap_or(0));
+                is_end = end.is_some();
+            } else if heard_at.elapsed() > SILENCE_MAX {
+                let message =
+                    format!("{changelog}/{partition} has stood at {next} of {goal} for {SILENCE_MAX:?}");
+                return Err(Error::unavailable(message).with_hint("its leader does not answer"));
             }
-            next = next.max(end.unwrap_or(0));
-            if bytes >= following.chunk_bytes || end.is_some() {
+            if !is_end && asked_at.elapsed() > ASK_EVERY {
+                // Beside an owner that commits often no end is met by itself.
+                asked_at = Instant::now();
+                let end = self.stable_end(changelog, partition)?;
+                next = next.max(fetcher.positions().first().map_or(0, |(_, at)| *at));
+                is_end = next >= end;
+            }
+            if bytes >= following.chunk_bytes || is_end {
                 (following.adopt)(last_of_each(&staged), next)?;
                 (following.progress)(*records, next, goal);
                 (staged, bytes) = (Vec::new(), 0);
             }
-            if end.is_some() {
+            if is_end {
                 return Ok(next);
             }
         }

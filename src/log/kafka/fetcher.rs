@@ -1,9 +1,10 @@
 //! Fetching of partitions that nobody but its user gives and takes: a consumer that is in no group.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt::{Debug, Formatter, Result as FmtResult};
 use std::time::Duration;
 
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
@@ -15,13 +16,22 @@ use crate::log::batch::{HeldRecord, HeldRecords};
 use crate::log::{Header, LogBatch};
 use crate::model::Offset;
 
-/// What is known of a record beside its key and value, about.
-const RECORD_BYTES: usize = 64;
+/// Bytes of memory of a record beside its key and value, about.
+const RECORD_BYTES: usize = 350;
 
 /// See the module.
 pub(super) struct Fetcher {
     queue: Queue,
-    fetched: BTreeSet<Place>,
+    fetched: BTreeMap<Place, Heard>,
+}
+
+/// What has been heard of a partition since it is fetched.
+#[derive(Default)]
+struct Heard {
+    /// Anything at all. Until then librdkafka may still know it from before.
+    is_any: bool,
+    /// Offset of the last that was no record.
+    said_at: Option<Offset>,
 }
 
 /// What has arrived of one partition.
@@ -36,14 +46,27 @@ pub(super) struct Arrived {
     pub end: Option<Offset>,
 }
 
-/// What has arrived, and what librdkafka reports. It goes on by itself, but for
-/// [`RDKafkaErrorCode::AutoOffsetReset`].
+/// What has arrived, and what librdkafka reports.
 #[derive(Debug)]
 pub(super) struct Taken {
     /// By partition, each once.
     pub arrived: Vec<Arrived>,
-    /// The last that it reported.
-    pub error: Option<KafkaError>,
+    /// Of which partition, if of one, and what. librdkafka goes on by itself, but for
+    /// [`RDKafkaErrorCode::AutoOffsetReset`], after which it fetches no more of the partition.
+    pub errors: Vec<(Option<Place>, RDKafkaErrorCode)>,
+}
+
+impl Taken {
+    /// What has arrived of the only partition, if anything has.
+    ///
+    /// # Errors
+    /// What librdkafka reports.
+    pub fn of_one(self) -> Result<Option<Arrived>, KafkaError> {
+        match self.errors.first() {
+            Some((_, code)) => Err(KafkaError::MessageConsumption(*code)),
+            None => Ok(self.arrived.into_iter().next()),
+        }
+    }
 }
 
 impl Fetcher {
@@ -55,8 +78,8 @@ impl Fetcher {
         let mut config = options.reader();
         // Where batches are taken, librdkafka's own lines go to standard error, past our log. Other
         // clients report the same brokers.
-        config.set("log_level", "0");
-        Ok(Self { queue: Queue::of(config.create()?)?, fetched: BTreeSet::new() })
+        config.set_log_level(RDKafkaLogLevel::Emerg);
+        Ok(Self { queue: Queue::of(config.create()?)?, fetched: BTreeMap::new() })
     }
 
     /// Fetches one partition.
@@ -76,7 +99,7 @@ impl Fetcher {
 
     /// Whether `place` is fetched.
     pub fn has(&self, place: &Place) -> bool {
-        self.fetched.contains(place)
+        self.fetched.contains_key(place)
     }
 
     /// Fetches `places` as well, each from its offset on. After an error nothing is fetched.
@@ -87,7 +110,7 @@ impl Fetcher {
         let mut list = TopicPartitionList::new();
         for (place, from) in places {
             list.add_partition_offset(&place.0, place.1 as i32, KafkaOffset::Offset(from as i64))?;
-            self.fetched.insert(place);
+            self.fetched.insert(place, Heard::default());
         }
         let added = self.consumer().incremental_assign(&list);
         if added.is_err() {
@@ -102,7 +125,7 @@ impl Fetcher {
     /// Fetches those no longer that are not to be kept. Nothing more of them arrives.
     pub fn keep_only(&mut self, is_kept: impl Fn(&Place) -> bool) {
         let mut list = TopicPartitionList::new();
-        self.fetched.retain(|place| {
+        self.fetched.retain(|place, _| {
             let is_kept = is_kept(place);
             if !is_kept {
                 list.add_partition(&place.0, place.1 as i32);
@@ -118,7 +141,7 @@ impl Fetcher {
 
     /// What has arrived, about `bytes_max` at most; waits up to `timeout` for the first of it.
     pub fn take(&mut self, timeout: Duration, bytes_max: usize) -> Taken {
-        let (mut arriving, mut error, mut bytes) = (Vec::new(), None, 0);
+        let (mut arriving, mut errors, mut bytes) = (Vec::new(), Vec::new(), 0);
         let mut patience = timeout;
         while bytes < bytes_max {
             let messages = self.queue.take(patience);
@@ -128,9 +151,20 @@ impl Fetcher {
             patience = Duration::ZERO;
             for message in messages {
                 match message.error() {
-                    Some(code) if code != RDKafkaErrorCode::PartitionEOF => error = Some(code),
+                    Some(code) if code != RDKafkaErrorCode::PartitionEOF => {
+                        let place = message.place();
+                        if let Some(heard) = place.as_ref().and_then(|p| self.fetched.get_mut(p)) {
+                            *heard = Heard { is_any: true, said_at: Some(message.offset()) };
+                        }
+                        errors.push((place, code));
+                    }
                     said => bytes += arrive(&mut arriving, message, said.is_some()),
                 }
+            }
+        }
+        for (_, place, _, end) in &arriving {
+            if let Some(heard) = self.fetched.get_mut(place) {
+                *heard = Heard { is_any: true, said_at: end.or(heard.said_at) };
             }
         }
         let arrived = arriving.into_iter().map(|(_, place, held, end)| Arrived {
@@ -138,7 +172,25 @@ impl Fetcher {
             batch: LogBatch::of_held(Box::new(held)),
             end,
         });
-        Taken { arrived: arrived.collect(), error: error.map(KafkaError::MessageConsumption) }
+        Taken { arrived: arrived.collect(), errors }
+    }
+
+    /// Next offsets, behind all that was taken and behind marks of transactions that follow it. Where
+    /// commits follow each other closely the end of a partition is never met, and only this passes
+    /// the last of them.
+    pub fn positions(&self) -> Vec<(Place, Offset)> {
+        let Ok(positions) = self.consumer().position() else { return Vec::new() };
+        let elements = positions.elements();
+        let known = elements.iter().filter_map(|element| {
+            let KafkaOffset::Offset(at) = element.offset() else { return None };
+            let place = (element.topic().to_owned(), element.partition() as u32);
+            let heard = self.fetched.get(&place).filter(|heard| heard.is_any)?;
+            let at = at as Offset;
+            // Batches of librdkafka 2.12 take what is said at an offset for a record there.
+            let is_said = heard.said_at.is_some_and(|said| said + 1 == at);
+            Some((place, if is_said { at - 1 } else { at }))
+        });
+        known.collect()
     }
 }
 

@@ -308,14 +308,12 @@ impl Log for KafkaLog {
         let deadline = Instant::now() + TIMEOUT;
         while bytes < bytes_max && Instant::now() < deadline {
             let taken = fetcher.take(Duration::from_millis(100), bytes_max - bytes);
-            if let Some(error) = taken.error {
-                return Err(failed("read a topic")(error));
-            }
-            let Some(arrived) = taken.arrived.into_iter().next() else { continue };
+            let Some(arrived) = taken.of_one().map_err(failed("read a topic"))? else { continue };
             let next = arrived.batch.as_ref().map(LogBatch::next_offset);
             bytes += arrived.batch.as_ref().map_or(0, LogBatch::size);
             batches.extend(arrived.batch.map(Arc::new));
-            if next.max(arrived.end) >= Some(end) {
+            // What an open transaction holds back may take for ever.
+            if arrived.end.is_some() || next >= Some(end) {
                 break;
             }
         }

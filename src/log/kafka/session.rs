@@ -32,8 +32,10 @@ use crate::model::Offset;
 const TAKE_BYTES: usize = 1 << 20;
 /// Distance of changes of what is fetched, when not all tasks are ready at once.
 const FETCH_EVERY: Duration = Duration::from_secs(1);
-/// Bytes that wait for the worker, above which nothing more is taken.
+/// Bytes that wait for the worker, and batches of one partition, above which nothing more is taken.
+/// Each batch may keep all that was fetched with it in memory.
 const BUFFERED_MAX: usize = 16 << 20;
+const BATCHES_MAX: usize = 128;
 
 /// What librdkafka has said and the worker has not heard yet.
 enum Event {
@@ -149,7 +151,7 @@ impl KafkaSession {
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
         match member(&self.options, self.index, &topics) {
             Ok(consumer) => {
-                self.member.context().is_closing.store(true, Ordering::Release);
+                self.leave();
                 self.member = consumer;
                 self.assignment.forget();
             }
@@ -159,6 +161,23 @@ impl KafkaSession {
         true
     }
 
+    /// Nobody hears events any more. Those that were heard of and not answered are: librdkafka does not
+    /// close a member of which it waits for an answer.
+    fn leave(&mut self) {
+        self.member.context().is_closing.store(true, Ordering::Release);
+        let events = std::mem::take(&mut *self.member.context().events.lock());
+        for event in events {
+            match event {
+                Event::Assigned(places) => drop(self.assignment.give(&self.member, &places)),
+                Event::Revoked { places, .. } => {
+                    self.assignment.take_back();
+                    let some = self.assignment.is_incremental().then_some(&*places);
+                    self.assignment.release(&self.member, some);
+                }
+            }
+        }
+    }
+
     fn poll(&mut self, timeout: Duration) {
         while let Some(said) = self.member.poll(Duration::ZERO) {
             // What was on its way before fetching was paused is nobody's.
@@ -166,10 +185,18 @@ impl KafkaSession {
                 tracing::warn!("Kafka: {error}");
             }
         }
-        if self.buffered >= BUFFERED_MAX {
+        if self.buffered >= BUFFERED_MAX || self.inputs.values().any(|i| i.batches.len() >= BATCHES_MAX) {
+            std::thread::sleep(timeout);
             return;
         }
         let taken = self.fetcher.take(timeout, TAKE_BYTES);
+        if taken.arrived.is_empty() {
+            for (place, at) in self.fetcher.positions() {
+                if let Some(input) = self.inputs.get_mut(&place) {
+                    input.next = input.next.max(at);
+                }
+            }
+        }
         for Arrived { place, batch, end } in taken.arrived {
             // What still comes of a partition that starts anew would leave a gap.
             let is_wanted = self.fetcher.has(&place);
@@ -179,10 +206,11 @@ impl KafkaSession {
             self.buffered += batch.as_ref().map_or(0, LogBatch::size);
             input.batches.extend(batch.map(Arc::new));
         }
-        if let Some(error) = taken.error {
-            tracing::warn!("Kafka: {error}");
-            if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AutoOffsetReset) {
-                self.find_cuts();
+        for (place, code) in taken.errors {
+            match place {
+                Some(place) if code == RDKafkaErrorCode::AutoOffsetReset => self.find_cut(&place),
+                Some((topic, partition)) => tracing::warn!("Kafka: {topic}/{partition}: {code}"),
+                None => tracing::warn!("Kafka: {code}"),
             }
         }
     }
@@ -199,20 +227,25 @@ impl KafkaSession {
         }
         let new = self.inputs.iter().filter(|(place, _)| !self.fetcher.has(place));
         let new: Vec<(Place, Offset)> = new.map(|(place, input)| (place.clone(), input.next)).collect();
+        self.has_fetched |= !new.is_empty();
         let added = if new.is_empty() { Ok(()) } else { self.fetcher.add(new.into_iter()) };
         if let Err(error) = &added {
             tracing::error!("Kafka: fetch: {error}");
         }
-        self.has_fetched = true;
         self.waiting_since = (!are_all_ready || added.is_err()).then(Instant::now);
     }
 
-    /// Looks which inputs lack what comes next. librdkafka does not say which, and fetches no more of it.
-    fn find_cuts(&mut self) {
-        for ((topic, partition), input) in &mut self.inputs {
-            match self.fetcher.consumer().fetch_watermarks(topic, *partition as i32, TIMEOUT) {
-                Ok((low, _)) => input.cut_at = Some(low as Offset).filter(|low| *low > input.next),
-                Err(error) => tracing::warn!("Kafka: {topic}/{partition}: {error}"),
+    /// librdkafka does not find what comes next of an input, and fetches no more of it: it was cut off,
+    /// or it is asked for again.
+    fn find_cut(&mut self, place: &Place) {
+        let Some(input) = self.inputs.get_mut(place) else { return };
+        let (topic, partition) = (&place.0, place.1);
+        match self.fetcher.consumer().fetch_watermarks(topic, partition as i32, TIMEOUT) {
+            Ok((low, _)) if low as Offset > input.next => input.cut_at = Some(low as Offset),
+            found => {
+                tracing::warn!("Kafka: {topic}/{partition}: {} is not found in {found:?}", input.next);
+                self.fetcher.keep_only(|kept| kept != place);
+                self.waiting_since = Some(Instant::now());
             }
         }
     }
@@ -296,14 +329,13 @@ fn is_expelled(code: RDKafkaErrorCode) -> bool {
             | RDKafkaErrorCode::IllegalGeneration
             | RDKafkaErrorCode::FencedInstanceId
             | RDKafkaErrorCode::FencedMemberEpoch
-            | RDKafkaErrorCode::StaleMemberEpoch
             | RDKafkaErrorCode::AssignmentLost
     )
 }
 
 impl Drop for KafkaSession {
     fn drop(&mut self) {
-        self.member.context().is_closing.store(true, Ordering::Release);
+        self.leave();
     }
 }
 
@@ -396,7 +428,7 @@ impl Session for KafkaSession {
         let Some(((topic, partition), (next, txn))) =
             self.committed.iter().find(|(input, _)| self.inputs.contains_key(*input))
         else {
-            return if self.inputs.is_empty() { Membership::Valid } else { Membership::Lost };
+            return if self.inputs.is_empty() { Membership::Valid } else { Membership::Unproven };
         };
         let offset = std::iter::once((topic.as_str(), *partition, *next, txn.as_str()));
         let committed = offsets_of(offset, &self.options.producer(self.index))
@@ -417,6 +449,9 @@ impl Session for KafkaSession {
     }
 
     fn stop(&mut self, inputs: &[Place]) {
+        if !inputs.iter().any(|input| self.inputs.contains_key(input)) {
+            return;
+        }
         self.drop_some(inputs);
         self.committed.retain(|input, _| !inputs.contains(input));
         self.waiting_since = Some(Instant::now());

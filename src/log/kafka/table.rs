@@ -65,10 +65,7 @@ impl PartitionReader {
     /// The position was cut off.
     pub fn batch(&mut self, timeout: Duration, bytes_max: usize) -> Result<Option<LogBatch>> {
         let taken = self.fetcher.take(timeout, bytes_max);
-        if let Some(error) = taken.error {
-            return Err(failed("follow a partition")(error));
-        }
-        let Some(arrived) = taken.arrived.into_iter().next() else { return Ok(None) };
+        let Some(arrived) = taken.of_one().map_err(failed("follow a partition"))? else { return Ok(None) };
         let next = arrived.batch.as_ref().map(LogBatch::next_offset);
         self.next = self.next.max(next.unwrap_or(0)).max(arrived.end.unwrap_or(0));
         Ok(arrived.batch)
@@ -82,6 +79,8 @@ impl PartitionReader {
         let asked_at = Instant::now();
         let marks = self.fetcher.consumer().fetch_watermarks(&self.topic, self.partition as i32, TIMEOUT);
         let end = marks.map_err(failed("read the end of a partition"))?.1.max(0) as Offset;
+        let position = self.fetcher.positions().first().map(|(_, at)| *at);
+        self.next = self.next.max(position.unwrap_or(0));
         Ok((self.next >= end).then_some(asked_at))
     }
 
