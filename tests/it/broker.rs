@@ -120,6 +120,15 @@ impl Broker {
         config.create().expect("a producer")
     }
 
+    /// A producer that is ready for its first transaction.
+    pub fn transactional(&self, name: &str) -> ThreadedProducer<DefaultProducerContext> {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.bootstrap).set("transactional.id", name);
+        let producer: ThreadedProducer<_> = config.create().expect("a producer");
+        producer.init_transactions(Duration::from_secs(30)).expect("ready");
+        producer
+    }
+
     /// Makes a group rebalance `times` over: a member comes, and goes again.
     pub fn disturb(&self, group: &str, topic: &str, times: u32) {
         for _ in 0..times {

@@ -2,9 +2,10 @@
 //! older copy of it.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::message::Message;
+use rdkafka::producer::Producer;
 use serde_json::{Value as Json, json};
 use thalweg::config::DefinitionFiles;
 use thalweg::model::{Value, partition_of};
@@ -324,4 +325,30 @@ fn records_that_are_removed_before_they_are_read_are_named() {
         if is_named { Ok(()) } else { Err(format!("{health}")) }
     });
     engine.kill();
+}
+
+/// A producer upstream may keep a transaction open for minutes. Who starts meanwhile does not wait.
+#[test]
+fn a_restart_does_not_wait_for_an_open_transaction_upstream() {
+    let broker = Broker::start();
+    let place = Place::new(DEFINITIONS, &broker.log(PARTITIONS));
+    let engine = place.start();
+    send(&broker.producer(), "payments", &records(0, PARTITIONS));
+    let before = engine.settled_stats();
+    engine.stop();
+    let upstream = broker.transactional("upstream");
+    upstream.begin_transaction().expect("begun");
+    let more = records(1, PARTITIONS);
+    send(&upstream, "payments", &more);
+    let begun = Instant::now();
+    let engine = place.start();
+    assert!(begun.elapsed() < Duration::from_secs(20), "ready after {:?}", begun.elapsed());
+    upstream.commit_transaction(Duration::from_secs(30)).expect("committed");
+    let read = |stats: &Json| stats["sources"]["payments"]["read"].as_u64().expect("a count");
+    until(|| {
+        let (_, stats) = engine.get("/v1/stats");
+        let is_read = read(&stats) == read(&before) + more.len() as u64;
+        if is_read { Ok(()) } else { Err(format!("{stats}")) }
+    });
+    engine.stop();
 }
