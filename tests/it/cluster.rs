@@ -145,10 +145,16 @@ fn max_age_bounds_what_a_standby_may_say() {
     for number in 600..603 {
         send(&producer, "payments", &records(number, PARTITIONS));
     }
-    // Until the standbys have read them.
-    let deadline = Instant::now() + Duration::from_secs(4);
-    while Instant::now() < deadline && (0..USERS).any(|u| ask(&second, &body(u, Some("1ms"))).is_some()) {}
-    std::thread::sleep(Duration::from_millis(500));
+    let stands = |user: &u64| {
+        let loose = ask(&second, &body(*user, Some("30d")));
+        loose.is_some_and(|a| a["positions"][0]["role"] == "standby")
+    };
+    let standing: Vec<u64> = (0..USERS).filter(stands).collect();
+    // Until the standbys have read them, and long before the session of the dead ends.
+    let deadline = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < deadline && standing.iter().any(|u| ask(&second, &body(*u, Some("1ms"))).is_some())
+    {
+    }
     let mut roles = BTreeMap::<String, u32>::new();
     for user in 0..USERS {
         let role = || {
