@@ -40,7 +40,7 @@ pub(super) trait HeldRecords: Debug + Send + Sync {
     /// Number of records.
     fn len(&self) -> usize;
 
-    /// Bytes of keys and values.
+    /// Bytes of memory, about.
     fn size(&self) -> usize;
 
     /// Offset, log timestamp, key and value of the record at `index`.
