@@ -10,6 +10,7 @@ use hashbrown::HashMap;
 use super::barrier::LastRecord;
 use super::dead_letter::{Provenance, dead_letter};
 use super::source_stage::{Projection, Projector, SourceStage, Verdict, routing_key};
+use super::sweep::Sweep;
 use super::{Contained, GroupCounts, SourceProgress, Status, Task, TaskInput};
 use crate::clock::Clock;
 use crate::codec::Reason;
@@ -103,8 +104,7 @@ pub struct Runner {
     /// Outputs of offsets that are not committed, by topic.
     pub(super) outputs: HashMap<String, Append>,
     pub(super) fingerprints: BTreeMap<String, u64>,
-    pub(super) sweep_from: Vec<u8>,
-    pub(super) swept_at: Instant,
+    pub(super) sweep: Sweep,
     ready: Vec<Ready>,
     /// Every record below is checked for its place; behind, some.
     checked_until: Offset,
@@ -158,8 +158,7 @@ impl Runner {
             marks: VecDeque::new(),
             outputs: HashMap::new(),
             fingerprints: BTreeMap::new(),
-            sweep_from: Vec::new(),
-            swept_at: Instant::now(),
+            sweep: Sweep::default(),
             ready: Vec::new(),
             checked_until: 0,
             misplaced: 0,

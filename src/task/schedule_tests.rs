@@ -127,8 +127,8 @@ impl Run {
             }
             Act::BeginCommit => {}
             Act::MakeSweepDue => {
-                self.runner.swept_at =
-                    Instant::now().checked_sub(Duration::from_secs(60)).unwrap_or(self.runner.swept_at);
+                let long_ago = Instant::now().checked_sub(Duration::from_secs(60));
+                self.runner.sweep.at = long_ago.unwrap_or(self.runner.sweep.at);
             }
             Act::Crash { is_durable } => {
                 if let Some((commit, _)) = self.under_way.take()

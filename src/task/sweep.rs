@@ -10,22 +10,76 @@ use crate::model::key::decode_parts;
 use crate::state::{Batch, Unit, is_head, split_key};
 
 /// Time that one sweep step may take to look.
-const SWEEP_TIME: Duration = Duration::from_millis(5);
+const SWEEP_TIME: Duration = Duration::from_millis(2);
 /// Distance of sweep steps while nothing is found; otherwise every commit has one.
-const SWEEP_EVERY: Duration = Duration::from_millis(500);
+const SWEEP_EVERY: Duration = Duration::from_millis(200);
+/// The same while hardly anything can have become garbage: a thousandth of a worker for five tasks.
+const SWEEP_IDLY_EVERY: Duration = Duration::from_secs(10);
+/// A round through all units is worth it when this part of a horizon has gone by.
+const ROUNDS_PER_HORIZON: Millis = 16;
 /// Rows between two looks at the time.
 const SWEEP_ROWS: usize = 64;
+
+/// Where the sweep of a task stands.
+pub(super) struct Sweep {
+    /// First key of the next step; empty: a round begins.
+    from: Vec<u8>,
+    /// When the last step was that found nothing.
+    pub(super) at: Instant,
+    /// Whether this round goes on at once.
+    is_brisk: bool,
+    /// By group, what was garbage when the last brisk round began.
+    limits: Vec<Option<Millis>>,
+}
+
+impl Default for Sweep {
+    fn default() -> Self {
+        Self { from: Vec::new(), at: Instant::now(), is_brisk: false, limits: Vec::new() }
+    }
+}
+
+impl Sweep {
+    /// Chooses the pace. `slices`: by group, what has to go by for a round to be worth it.
+    fn set_pace(&mut self, limits: &[Option<Millis>], slices: &[Millis]) {
+        let is_worth_it = limits.iter().zip(slices).enumerate().any(|(slot, (limit, slice))| {
+            let before = self.limits.get(slot).copied().flatten();
+            limit.is_some_and(|l| before.is_none_or(|b| l.saturating_sub(b) >= *slice))
+        });
+        if is_worth_it {
+            self.limits = limits.to_vec();
+            self.is_brisk = true;
+            self.from.clear();
+        }
+    }
+
+    fn is_due(&self) -> bool {
+        self.at.elapsed() >= if self.is_brisk { SWEEP_EVERY } else { SWEEP_IDLY_EVERY }
+    }
+
+    fn end_step(&mut self, next: Vec<u8>, has_found: bool) {
+        self.from = next;
+        self.is_brisk &= !self.from.is_empty();
+        if !has_found {
+            self.at = Instant::now();
+        }
+    }
+}
 
 impl Runner {
     /// Deletions of units that nothing can read or judge by any more.
     pub(super) fn sweep(&mut self) -> Result<Batch> {
         let mut batch = Batch::default();
-        if self.task.status() != Status::Running || self.swept_at.elapsed() < SWEEP_EVERY {
+        if self.task.status() != Status::Running || self.sweep.at.elapsed() < SWEEP_EVERY {
             return Ok(batch);
         }
         let limits: Vec<Option<Millis>> = (0..self.task.groups.len()).map(|s| self.limit(s)).collect();
         if limits.iter().all(Option::is_none) {
-            self.swept_at = Instant::now();
+            self.sweep.at = Instant::now();
+            return Ok(batch);
+        }
+        let horizons = self.task.groups.iter().map(|to| to.rules.horizon.unwrap_or(Millis::MAX));
+        self.sweep.set_pace(&limits, &horizons.map(|h| h / ROUNDS_PER_HORIZON).collect::<Vec<_>>());
+        if !self.sweep.is_due() {
             return Ok(batch);
         }
         let mut found: Vec<(usize, Vec<u8>)> = Vec::new();
@@ -33,7 +87,7 @@ impl Runner {
         let mut seen = 0;
         let mut next = Vec::new();
         let task = &self.task;
-        task.store.scan(&self.sweep_from, &mut |key, value| {
+        task.store.scan(&self.sweep.from, &mut |key, value| {
             seen += 1;
             if seen % SWEEP_ROWS == 0 && begun.elapsed() > SWEEP_TIME {
                 next = key.to_vec();
@@ -57,10 +111,7 @@ impl Runner {
             }
             true
         })?;
-        self.sweep_from = next;
-        if found.is_empty() {
-            self.swept_at = Instant::now();
-        }
+        self.sweep.end_step(next, !found.is_empty());
         for (slot, prefix) in found {
             if self.forget(&prefix, limits[slot]) {
                 self.groups[slot].entities = self.groups[slot].entities.saturating_sub(1);
