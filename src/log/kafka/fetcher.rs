@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::{Debug, Formatter, Result as FmtResult};
 use std::time::Duration;
 
-use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
@@ -74,8 +74,7 @@ impl Fetcher {
     ///
     /// # Errors
     /// A property is unknown.
-    pub fn new(options: &KafkaOptions) -> Result<Self, KafkaError> {
-        let mut config = options.reader();
+    pub fn new(mut config: ClientConfig) -> Result<Self, KafkaError> {
         // Where batches are taken, librdkafka's own lines go to standard error, past our log. Other
         // clients report the same brokers.
         config.set_log_level(RDKafkaLogLevel::Emerg);
@@ -87,7 +86,7 @@ impl Fetcher {
     /// # Errors
     /// A property is unknown.
     pub fn of(options: &KafkaOptions, topic: &str, partition: u32, from: Offset) -> Result<Self, KafkaError> {
-        let mut fetcher = Self::new(options)?;
+        let mut fetcher = Self::new(options.reader())?;
         fetcher.add([((topic.to_owned(), partition), from)].into_iter())?;
         Ok(fetcher)
     }

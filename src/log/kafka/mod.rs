@@ -7,6 +7,7 @@ mod committer;
 mod fetcher;
 mod native;
 mod offsets;
+mod polled;
 mod producer;
 mod session;
 mod table;
@@ -22,9 +23,10 @@ use rdkafka::ClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Header as KafkaHeader, Message, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext};
 
 use fetcher::Fetcher;
+use polled::Polled;
 
 use super::{Append, Log, LogBatch};
 use crate::error::{Error, Result};
@@ -59,7 +61,7 @@ pub struct KafkaLog {
     next_append: AtomicU64,
 }
 
-type Appender = ThreadedProducer<Acknowledgements>;
+type Appender = Polled<Acknowledgements>;
 
 /// Appends whose acknowledgement is awaited, by number.
 #[derive(Default)]
@@ -115,7 +117,7 @@ impl KafkaLog {
         probe.fetch_metadata(Some("__none"), TIMEOUT).map_err(unreachable)?;
         let appends = Arc::new(Pending::default());
         let context = Acknowledgements(Arc::clone(&appends));
-        let appender = options.appender().create_with_context(context).map_err(unreachable)?;
+        let appender = Polled::new(&options.appender(), context).map_err(unreachable)?;
         let topics = Topics::new(&options.probe())?;
         Ok(Self {
             options,
@@ -183,7 +185,7 @@ impl KafkaLog {
         let Some((code, why)) = appender.client().fatal_error() else { return Ok(appender) };
         tracing::error!("Kafka: {code}: {why}; appending goes on with a new producer");
         let context = Acknowledgements(Arc::clone(&self.appends));
-        let made = self.options.appender().create_with_context(context).map_err(failed("make a producer"))?;
+        let made = Polled::new(&self.options.appender(), context).map_err(failed("make a producer"))?;
         let made = Arc::new(made);
         *self.appender.write() = Arc::clone(&made);
         Ok(made)
@@ -198,7 +200,7 @@ impl KafkaLog {
 
 /// Sends `append` to its partitions; returns how many records that were.
 fn send_all<C>(
-    producer: &ThreadedProducer<C>,
+    producer: &Polled<C>,
     append: &Append,
     opaque: impl Fn() -> C::DeliveryOpaque,
 ) -> std::result::Result<usize, KafkaError>
@@ -229,7 +231,7 @@ where
 
 /// Sends one record, waiting while the client's queue is full.
 fn send<C>(
-    producer: &ThreadedProducer<C>,
+    producer: &Polled<C>,
     mut message: BaseRecord<'_, [u8], [u8], C::DeliveryOpaque>,
 ) -> std::result::Result<(), KafkaError>
 where

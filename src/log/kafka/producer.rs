@@ -8,11 +8,12 @@ use rdkafka::ClientContext;
 use rdkafka::consumer::ConsumerGroupMetadata;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext};
 
 use super::changelog::{BARRIER_KEY, changelog_topic};
 use super::client::KafkaOptions;
 use super::offsets::offsets_of;
+use super::polled::Polled;
 use super::{TIMEOUT, send, send_all};
 use crate::fault::{crash_point, is_to_abort};
 use crate::log::TaskCommit;
@@ -85,7 +86,7 @@ impl ProducerContext for DeliveryContext {
 pub(super) struct Transactions {
     options: KafkaOptions,
     index: usize,
-    producer: Option<ThreadedProducer<DeliveryContext>>,
+    producer: Option<Polled<DeliveryContext>>,
     deliveries: Arc<Deliveries>,
     transaction: usize,
 }
@@ -107,8 +108,8 @@ impl Transactions {
     pub fn renew(&mut self) -> Result<(), KafkaError> {
         self.producer = None;
         let context = DeliveryContext(Arc::clone(&self.deliveries));
-        let producer: ThreadedProducer<DeliveryContext> =
-            self.options.transactional(&self.options.producer(self.index)).create_with_context(context)?;
+        let config = self.options.transactional(&self.options.producer(self.index));
+        let producer = Polled::new(&config, context)?;
         producer.init_transactions(TIMEOUT)?;
         self.producer = Some(producer);
         Ok(())
@@ -162,7 +163,7 @@ impl Transactions {
 
     fn run(
         &self,
-        producer: &ThreadedProducer<DeliveryContext>,
+        producer: &Polled<DeliveryContext>,
         group: &ConsumerGroupMetadata,
         commits: &[TaskCommit],
     ) -> Result<(), KafkaError> {
@@ -188,7 +189,7 @@ impl Transactions {
     /// Outputs, then rows, then the barrier record, of every commit.
     fn produce(
         &self,
-        producer: &ThreadedProducer<DeliveryContext>,
+        producer: &Polled<DeliveryContext>,
         commits: &[TaskCommit],
     ) -> Result<usize, KafkaError> {
         let other = self.transaction << SLOT_BITS | NO_SLOT;

@@ -126,7 +126,7 @@ impl KafkaSession {
         transactions.renew().map_err(failed("start a producer"))?;
         Ok(Self {
             member: member(options, index, topics)?,
-            fetcher: Fetcher::new(options).map_err(failed("start a consumer"))?,
+            fetcher: Fetcher::new(options.input()).map_err(failed("start a consumer"))?,
             waiting_since: None,
             has_fetched: false,
             options: options.clone(),

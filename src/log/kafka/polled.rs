@@ -1,0 +1,60 @@
+//! A producer whose delivery reports are served by a thread of its own.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rdkafka::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, Producer, ProducerContext, PurgeConfig};
+
+/// Longest wait for a report. Every wait of rust-rdkafka spins through its last millisecond: the
+/// 100 ms of its own threaded producer are 1 % of a core for each producer, however idle.
+const WAIT: Duration = Duration::from_secs(1);
+
+/// See the module. The producer itself ends up to [`WAIT`] later than this does.
+pub(super) struct Polled<C: ProducerContext + 'static> {
+    producer: Arc<BaseProducer<C>>,
+    is_over: Arc<AtomicBool>,
+}
+
+impl<C: ProducerContext + 'static> Polled<C> {
+    /// Makes a producer.
+    ///
+    /// # Errors
+    /// A property is unknown, or no thread can be started.
+    pub fn new(config: &ClientConfig, context: C) -> Result<Self, KafkaError> {
+        let producer: Arc<BaseProducer<C>> = Arc::new(config.create_with_context(context)?);
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (polled, ends) = (Arc::clone(&producer), Arc::clone(&is_over));
+        let thread = std::thread::Builder::new().name("deliveries".to_owned()).spawn(move || {
+            while !ends.load(Ordering::Acquire) {
+                polled.poll(WAIT);
+            }
+        });
+        match thread {
+            Ok(_) => Ok(Self { producer, is_over }),
+            Err(error) => {
+                tracing::error!("a thread cannot be started: {error}");
+                Err(KafkaError::ClientCreation(RDKafkaErrorCode::CriticalSystemResource.to_string()))
+            }
+        }
+    }
+}
+
+impl<C: ProducerContext + 'static> Deref for Polled<C> {
+    type Target = BaseProducer<C>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.producer
+    }
+}
+
+impl<C: ProducerContext + 'static> Drop for Polled<C> {
+    fn drop(&mut self) {
+        // What it still holds is nobody's any more.
+        self.producer.purge(PurgeConfig::default().queue().inflight());
+        self.is_over.store(true, Ordering::Release);
+    }
+}
