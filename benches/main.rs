@@ -1,11 +1,12 @@
 //! `cargo bench`: what an event and a lookup cost on this machine, as a table with ratios to the
-//! floor. `cargo bench -- --events 5000000` for longer runs, `--only ingest`, `--only lookups` or
-//! `--only expressions` for a part.
+//! floor. `cargo bench -- --events 5000000` for longer runs, `--only ingest`, `--only lookups`,
+//! `--only hot` or `--only expressions` for a part.
 //!
 //! CPU is user + system time of the whole process per event; wall time says little on a machine
 //! that does other things too.
 
 mod clients;
+mod hot;
 mod workload;
 
 use std::collections::HashMap;
@@ -257,13 +258,18 @@ fn main() {
     eprintln!("making {events} events of each kind …");
     for (path, keys) in [(&zipf, ZIPF), (&uniform, UNIFORM)] {
         std::fs::create_dir_all(path).expect("writable");
-        fill_log(&path.join("log"), events, keys);
+        if is_wanted("ingest") || is_wanted("lookups") {
+            fill_log(&path.join("log"), events, keys);
+        }
     }
     if is_wanted("ingest") {
         catching_up(&zipf, &uniform, events);
     }
     if is_wanted("lookups") {
         latencies(&zipf, events);
+    }
+    if is_wanted("hot") {
+        hot::hot_entities(folder.path(), events);
     }
     if is_wanted("expressions") {
         expressions();

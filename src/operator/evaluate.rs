@@ -3,6 +3,7 @@
 use super::events::EventRef;
 use super::layout::{Layout, PartKind};
 use super::partial::{add_series, decay, int_sum, merge_series};
+use super::sketch::{READ_MAX, Sketch};
 use super::span::{Range, Span};
 use super::{Piece, Step, Timeline, sum, values};
 use crate::error::Result;
@@ -105,11 +106,8 @@ pub fn evaluate(
     for (feature, range) in features.iter().zip(ranges) {
         let words = passes.iter().find(|p| Some(p.range) == range).map_or(&empty[..], |p| &p.words[..]);
         let reading = Reading { layout, timeline, feature, now, range, words };
-        answers.push(Answer {
-            value: reading.value()?,
-            is_approximate: false,
-            oldest: feature.oldest(range, now),
-        });
+        let (value, is_approximate) = reading.value()?;
+        answers.push(Answer { value, is_approximate, oldest: feature.oldest(range, now) });
     }
     Ok(answers)
 }
@@ -145,12 +143,19 @@ impl Pass {
                         }
                     }
                 }
+                Piece::Sketch(_) => {}
             }
             Step::Next
         })?;
         self.words = words;
         Ok(())
     }
+}
+
+/// What a value is made of.
+pub(super) enum Found<'a> {
+    Event(EventRef<'a>),
+    Sketch(&'a Sketch),
 }
 
 pub(super) struct Reading<'a> {
@@ -178,7 +183,13 @@ impl Reading<'_> {
         self.layout.series[self.feature.series].column.unwrap_or(0)
     }
 
-    fn value(&self) -> Result<Value> {
+    /// Whether reading every event takes longer than anybody waits.
+    pub(super) fn is_long(&self) -> bool {
+        self.count() > self.feature.exact_limit.max(READ_MAX)
+    }
+
+    /// The value, and whether it is approximate.
+    fn value(&self) -> Result<(Value, bool)> {
         let feature = self.feature;
         let count = self.count();
         let value = match feature.aggregate {
@@ -220,7 +231,7 @@ impl Reading<'_> {
                 Value::Float((times[1] as i64 - times[0] as i64) as f64 / 1000.0)
             }
         };
-        Ok(value)
+        Ok((value, false))
     }
 
     fn since(&self, time: u64) -> Value {
@@ -334,16 +345,37 @@ impl Reading<'_> {
         is_reverse: bool,
         mut visit: impl FnMut(EventRef<'_>) -> bool,
     ) -> Result<()> {
+        self.look((lo, hi), is_reverse, Step::Descend, |found| match found {
+            Found::Event(event) if !visit(event) => Step::Stop,
+            _ => Step::Next,
+        })
+    }
+
+    /// Visits the feature's events, or sketches of them if they are too many.
+    pub(super) fn survey(&self, is_reverse: bool, visit: impl FnMut(Found<'_>) -> Step) -> Result<()> {
+        let Some(range) = self.range else { return Ok(()) };
+        let sketch = self.layout.sketch_index(self.feature.series).filter(|_| self.is_long());
+        self.look(range, is_reverse, sketch.map_or(Step::Descend, Step::Sketch), visit)
+    }
+
+    fn look(
+        &self,
+        (lo, hi): Range,
+        is_reverse: bool,
+        at_summary: Step,
+        mut visit: impl FnMut(Found<'_>) -> Step,
+    ) -> Result<()> {
         let (layout, index) = (self.layout, self.feature.series);
         let count_at = layout.series[index].count_at;
         self.timeline.visit(lo, hi, is_reverse, &mut |piece| match piece {
             Piece::Summary(words) if words[count_at] == 0 => Step::Next,
-            Piece::Summary(_) => Step::Descend,
+            Piece::Summary(_) => at_summary,
+            Piece::Sketch(sketch) => visit(Found::Sketch(sketch)),
             Piece::Events(buf, from, to) => {
                 for step in 0..to - from {
                     let i = if is_reverse { to - 1 - step } else { from + step };
                     let event = buf.get(layout, i);
-                    if event.is_in(index) && !visit(event) {
+                    if event.is_in(index) && visit(Found::Event(event)) == Step::Stop {
                         return Step::Stop;
                     }
                 }

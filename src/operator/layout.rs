@@ -2,7 +2,7 @@
 
 use std::hash::{Hash, Hasher};
 
-use crate::model::{Millis, ScalarType};
+use crate::model::{Aggregate, Millis, ScalarType};
 
 /// A part of a partial aggregate beside its count.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +41,31 @@ impl PartKind {
     }
 }
 
+/// What the nodes above the events of a series keep of its values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SketchNeeds {
+    /// Values at ranks.
+    pub ranks: bool,
+    /// Different values, as long as they are few.
+    pub values: bool,
+    /// The most frequent of them, when they are many.
+    pub counts: bool,
+    /// How many there are, when they are many.
+    pub cardinality: bool,
+}
+
+impl SketchNeeds {
+    fn add(&mut self, aggregate: Aggregate) {
+        match aggregate {
+            Aggregate::Percentile | Aggregate::Median => self.ranks = true,
+            Aggregate::Distinct => (self.values, self.cardinality) = (true, true),
+            Aggregate::TopK | Aggregate::ValueCounts => (self.values, self.counts) = (true, true),
+            Aggregate::DistinctValues => self.values = true,
+            _ => {}
+        }
+    }
+}
+
 /// The events for which a flag is set and a column is not null: what a feature is over.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
@@ -52,6 +77,8 @@ pub struct Series {
     pub count_at: usize,
     /// Parts with their first words. `Times` comes first when it is there.
     pub parts: Vec<(PartKind, usize)>,
+    /// What is kept of its values above the events.
+    pub sketch: SketchNeeds,
 }
 
 impl Series {
@@ -72,6 +99,8 @@ pub struct Layout {
     pub series: Vec<Series>,
     /// Words of a partial aggregate over all series.
     pub partial_words: usize,
+    /// Series of which nodes keep a sketch.
+    pub sketched: Vec<usize>,
     meta_words: usize,
 }
 
@@ -79,7 +108,7 @@ impl Layout {
     /// A layout without series.
     pub fn new(columns: Vec<ScalarType>, flags: usize) -> Self {
         let meta_words = (flags + columns.len()).div_ceil(64);
-        Self { columns, flags, series: Vec::new(), partial_words: 0, meta_words }
+        Self { columns, flags, series: Vec::new(), partial_words: 0, sketched: Vec::new(), meta_words }
     }
 
     /// The index of the series over `column` and `flag` with `parts` in it; it is added, or given
@@ -87,7 +116,8 @@ impl Layout {
     pub fn add_series(&mut self, column: Option<usize>, flag: Option<usize>, parts: Vec<PartKind>) -> usize {
         let known = self.series.iter().position(|s| s.column == column && s.flag == flag);
         let index = known.unwrap_or_else(|| {
-            let series = Series { column, flag, count_at: 0, parts: Vec::new() };
+            let series =
+                Series { column, flag, count_at: 0, parts: Vec::new(), sketch: SketchNeeds::default() };
             self.series.push(series);
             self.series.len() - 1
         });
@@ -99,6 +129,20 @@ impl Layout {
         }
         self.place();
         index
+    }
+
+    /// Has nodes keep what `aggregate` needs of the values of a series.
+    pub fn add_sketch(&mut self, series: usize, aggregate: Aggregate) {
+        let needs = &mut self.series[series].sketch;
+        needs.add(aggregate);
+        if *needs != SketchNeeds::default() && !self.sketched.contains(&series) {
+            self.sketched.push(series);
+        }
+    }
+
+    /// Place among the sketches of a node, if there is one of `series`.
+    pub fn sketch_index(&self, series: usize) -> Option<usize> {
+        self.sketched.iter().position(|s| *s == series)
     }
 
     fn place(&mut self) {

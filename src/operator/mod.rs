@@ -6,6 +6,7 @@ mod evaluate;
 pub mod events;
 pub mod layout;
 pub mod partial;
+pub mod sketch;
 mod span;
 mod sum;
 pub mod values;
@@ -17,6 +18,7 @@ pub use calendar::Calendar;
 pub use evaluate::{Answer, Feature, evaluate};
 pub use events::{EventBuf, EventRef, Order};
 pub use layout::{Layout, PartKind, Series};
+pub use sketch::Sketch;
 pub use span::{Span, reach};
 
 /// A stretch of an entity's events, in order.
@@ -25,6 +27,8 @@ pub enum Piece<'a> {
     Summary(&'a [u64]),
     /// Events `from..to` of a buffer.
     Events(&'a EventBuf, usize, usize),
+    /// What [`Step::Sketch`] has asked for.
+    Sketch(&'a Sketch),
 }
 
 /// What a visitor wants after a piece.
@@ -34,6 +38,8 @@ pub enum Step {
     Next,
     /// The events behind this summary.
     Descend,
+    /// The sketch of this place in the layout's list, or the events where there is none.
+    Sketch(usize),
     /// No more.
     Stop,
 }

@@ -123,6 +123,7 @@ fn session(
             start = first;
             Step::Next
         }
+        Piece::Sketch(_) => Step::Next,
         Piece::Events(buf, from, to) => {
             for i in (from..to).rev() {
                 let event = buf.get(layout, i);

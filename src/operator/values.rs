@@ -2,10 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering as Memory};
 
-use hashbrown::HashMap;
-
-use super::evaluate::{Reading, float};
-use super::events::EventRef;
+use super::Step;
+use super::evaluate::{Found, Reading, float};
+use super::sketch::{Cell, RankGatherer, Seen, TallyGatherer};
 use crate::error::Result;
 use crate::model::{Aggregate, Millis, Value};
 
@@ -20,30 +19,23 @@ pub fn overflows() -> u64 {
     OVERFLOWS.load(Memory::Relaxed)
 }
 
-/// A cell as a map key: the bytes of a string, or the word of anything else.
-#[derive(PartialEq, Eq, Hash)]
-enum Cell {
-    Word(u64),
-    Text(Box<[u8]>),
-}
-
-struct Seen {
-    count: u64,
-    last: Millis,
-    value: Value,
-}
-
-pub(super) fn value(reading: &Reading<'_>) -> Result<Value> {
+/// The value, and whether it is approximate.
+pub(super) fn value(reading: &Reading<'_>) -> Result<(Value, bool)> {
+    let limit = reading.feature.limit;
     Ok(match reading.feature.aggregate {
-        Aggregate::LastK => last_k(reading)?,
-        Aggregate::Percentile | Aggregate::Median => percentile(reading)?,
+        Aggregate::LastK => (last_k(reading)?, false),
+        Aggregate::DistinctValues => (distinct_values(reading)?, false),
+        Aggregate::Percentile | Aggregate::Median if reading.is_long() => near_percentile(reading)?,
+        Aggregate::Percentile | Aggregate::Median => (percentile(reading)?, false),
         aggregate => {
-            let seen = tally(reading)?;
+            let tally = tally(reading)?;
             match aggregate {
-                Aggregate::Distinct => Value::Int(seen.len() as i64),
-                Aggregate::DistinctValues => distinct_values(seen, reading.feature.limit),
-                Aggregate::TopK => top_k(seen, reading.feature.limit),
-                _ => value_counts(seen, reading.feature.limit),
+                Aggregate::Distinct => {
+                    let (count, is_exact) = tally.distinct();
+                    (Value::Int(count as i64), !is_exact)
+                }
+                Aggregate::TopK => (top_k(ranked(reading, &tally, limit)), !tally.is_exact()),
+                _ => (value_counts(ranked(reading, &tally, limit)), !tally.is_exact()),
             }
         }
     })
@@ -91,49 +83,94 @@ fn percentile(reading: &Reading<'_>) -> Result<Value> {
     Ok(float(low * (1.0 - fraction) + high * fraction))
 }
 
-fn tally(reading: &Reading<'_>) -> Result<HashMap<Cell, Seen>> {
+/// A value whose rank is off by less than 1 % of the events.
+fn near_percentile(reading: &Reading<'_>) -> Result<(Value, bool)> {
     let column = reading.column();
-    let is_text = reading.layout.is_string(column);
-    let mut seen: HashMap<Cell, Seen> = HashMap::new();
-    let mut note = |event: EventRef<'_>| {
-        let cell =
-            if is_text { Cell::Text(event.text(column).into()) } else { Cell::Word(event.word(column)) };
-        let time = event.time();
-        seen.entry(cell)
-            .and_modify(|s| {
-                s.count += 1;
-                s.last = time;
-            })
-            .or_insert_with(|| Seen { count: 1, last: time, value: event.value(column) });
-        true
-    };
-    if let Some((lo, hi)) = reading.range {
-        reading.scan(lo, hi, false, &mut note)?;
-    }
-    Ok(seen)
+    let mut ranks = RankGatherer::default();
+    reading.survey(false, |found| {
+        match found {
+            Found::Event(event) => ranks.add(event.number(column)),
+            Found::Sketch(sketch) => ranks.merge(&sketch.ranks),
+        }
+        Step::Next
+    })?;
+    Ok((ranks.quantile(reading.feature.q).map_or(Value::Null, float), true))
 }
 
-fn distinct_values(seen: HashMap<Cell, Seen>, limit: usize) -> Value {
-    let mut entries: Vec<Seen> = seen.into_values().collect();
-    entries.sort_unstable_by(|a, b| b.last.cmp(&a.last).then_with(|| a.value.order(&b.value)));
-    Value::List(entries.into_iter().take(limit).map(|s| s.value).collect())
+fn tally(reading: &Reading<'_>) -> Result<TallyGatherer> {
+    let column = reading.column();
+    let mut tally = TallyGatherer::new(reading.layout.series[reading.feature.series].sketch);
+    reading.survey(false, |found| {
+        match found {
+            Found::Event(event) => {
+                let seen = Seen { count: 1, last: event.time() };
+                tally.add(Cell::of(reading.layout, column, event), seen);
+            }
+            Found::Sketch(sketch) => tally.merge(&sketch.tally),
+        }
+        Step::Next
+    })?;
+    Ok(tally)
 }
 
-fn ranked(seen: HashMap<Cell, Seen>, limit: usize) -> impl Iterator<Item = Seen> {
-    let mut entries: Vec<Seen> = seen.into_values().collect();
-    entries.sort_unstable_by(|a, b| b.count.cmp(&a.count).then_with(|| a.value.order(&b.value)));
-    entries.into_iter().take(limit)
+/// From the newest back, until what is left cannot be among them.
+fn distinct_values(reading: &Reading<'_>) -> Result<Value> {
+    let (column, limit) = (reading.column(), reading.feature.limit);
+    let mut tally = TallyGatherer::new(reading.layout.series[reading.feature.series].sketch);
+    let mut earliest = Millis::MAX;
+    reading.survey(true, |found| {
+        match found {
+            Found::Event(event) => {
+                let last = event.time();
+                if tally.cells.len() >= limit && last < earliest {
+                    return Step::Stop;
+                }
+                if tally.add(Cell::of(reading.layout, column, event), Seen { count: 1, last }) {
+                    earliest = last;
+                }
+            }
+            Found::Sketch(sketch) if sketch.tally.is_cut => return Step::Descend,
+            Found::Sketch(sketch) => {
+                for (cell, seen) in &sketch.tally.cells {
+                    if tally.add(cell.clone(), *seen) {
+                        earliest = earliest.min(seen.last);
+                    }
+                }
+            }
+        }
+        Step::Next
+    })?;
+    let mut entries: Vec<(Value, Millis)> =
+        cells(reading, &tally).map(|(value, seen)| (value, seen.last)).collect();
+    entries.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.order(&b.0)));
+    Ok(Value::List(entries.into_iter().take(limit).map(|(value, _)| value).collect()))
 }
 
-fn top_k(seen: HashMap<Cell, Seen>, k: usize) -> Value {
-    let item = |s: Seen| {
-        let count = Value::Int(s.count as i64);
-        Value::Map([("value".into(), s.value), ("count".into(), count)].into())
-    };
-    Value::List(ranked(seen, k).map(item).collect())
+fn cells<'t>(
+    reading: &Reading<'_>,
+    tally: &'t TallyGatherer,
+) -> impl Iterator<Item = (Value, Seen)> + use<'t> {
+    let scalar = reading.layout.columns[reading.column()];
+    tally.cells.iter().map(move |(cell, seen)| (cell.value(scalar), *seen))
 }
 
-fn value_counts(seen: HashMap<Cell, Seen>, limit: usize) -> Value {
-    let entry = |s: Seen| (s.value.plain_text().into(), Value::Int(s.count as i64));
-    Value::Map(ranked(seen, limit).map(entry).collect())
+fn ranked(
+    reading: &Reading<'_>,
+    tally: &TallyGatherer,
+    limit: usize,
+) -> impl Iterator<Item = (Value, Value)> {
+    let mut entries: Vec<(Value, u64)> =
+        cells(reading, tally).map(|(value, seen)| (value, seen.count)).collect();
+    entries.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.order(&b.0)));
+    entries.into_iter().take(limit).map(|(value, count)| (value, Value::Int(count as i64)))
+}
+
+fn top_k(ranked: impl Iterator<Item = (Value, Value)>) -> Value {
+    Value::List(
+        ranked.map(|(value, n)| Value::Map([("value".into(), value), ("count".into(), n)].into())).collect(),
+    )
+}
+
+fn value_counts(ranked: impl Iterator<Item = (Value, Value)>) -> Value {
+    Value::Map(ranked.map(|(value, count)| (value.plain_text().into(), count)).collect())
 }

@@ -158,6 +158,7 @@ fn describe(task: &Task, to: &TaskGroup, prefix: &[u8], unit: &Unit, is_cached: 
             "to": time::format_rfc3339(entry.hi.time),
             "events": entry.events,
             "partials": partials(layout, &entry.words),
+            "sketches": entry.sketches.len(),
         });
         if entry.height == 0 {
             let page = view.page(entry.row)?;

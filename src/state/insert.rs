@@ -4,6 +4,7 @@
 //! forest, oldest first: pages are folded into nodes when there are many, and a node at the
 //! horizon is unfolded, so that whole pages leave.
 
+use super::sketches::is_sketch_due;
 use super::unit::{Entry, Unit, UnitRules, encode_entries};
 use super::view::{RowSource, UnitView};
 use crate::error::Result;
@@ -113,7 +114,7 @@ impl Unit {
         } else {
             self.insert(layout, arrival.event, order, rows)?;
         }
-        self.seal(layout);
+        self.seal(layout, rows)?;
         self.trim(layout, rules, rows)?;
         Ok(Outcome::Applied)
     }
@@ -167,8 +168,7 @@ impl Unit {
         let entry = self.entries[index].clone();
         let changed = self.insert_below(layout, entry, event, order, rows)?;
         self.entries.splice(index..=index, changed);
-        self.fold_runs(layout);
-        Ok(())
+        self.fold_runs(layout, rows)
     }
 
     /// Inserts into the row of `entry`; returns what stands for it now: one entry, or two.
@@ -197,10 +197,17 @@ impl Unit {
         let child = children[index].clone();
         let changed = self.insert_below(layout, child, event, order, rows)?;
         children.splice(index..=index, changed);
-        self.drop_row(entry.row);
+        self.drop_entry(&entry);
         if children.len() > FAN_OUT {
             let high = children.split_off(children.len() / 2);
-            return Ok(vec![self.add_node(layout, &children), self.add_node(layout, &high)]);
+            return Ok(vec![
+                self.add_sketched_node(layout, children, rows)?,
+                self.add_sketched_node(layout, high, rows)?,
+            ]);
+        }
+        // A sketch of what has changed would have to be made anew at each event.
+        if is_sketch_due(entry.height, entry.events + 1) {
+            return Ok(vec![self.add_sketched_node(layout, children, rows)?]);
         }
         Ok(vec![self.add_node(layout, &children)])
     }
@@ -215,10 +222,11 @@ impl Unit {
             hi: events.last_order(layout).unwrap_or_default(),
             events: events.len(layout) as u64,
             words: summary(layout, events),
+            sketches: Box::default(),
         }
     }
 
-    fn add_node(&mut self, layout: &Layout, children: &[Entry]) -> Entry {
+    pub(super) fn add_node(&mut self, layout: &Layout, children: &[Entry]) -> Entry {
         let mut bytes = Vec::new();
         encode_entries(children, &mut bytes);
         Entry {
@@ -228,25 +236,26 @@ impl Unit {
             hi: children[children.len() - 1].hi,
             events: children.iter().map(|c| c.events).sum(),
             words: fold(layout, children),
+            sketches: Box::default(),
         }
     }
 
-    fn seal(&mut self, layout: &Layout) {
+    fn seal(&mut self, layout: &Layout, rows: &dyn RowSource) -> Result<()> {
         let len = self.tail.len(layout);
         let is_full = len > TAIL_EVENTS || (len > 1 && self.tail.bytes() > TAIL_BYTES);
         if !is_full {
-            return;
+            return Ok(());
         }
         let count = if len > TAIL_EVENTS { SEAL_EVENTS } else { len.div_ceil(2) };
         let page = self.tail.slice(layout, 0, count);
         self.tail.drop_first(layout, count);
         let entry = self.add_page(layout, &page);
         self.entries.push(entry);
-        self.fold_runs(layout);
+        self.fold_runs(layout, rows)
     }
 
     /// Folds the older half of every run of one height that is too long.
-    fn fold_runs(&mut self, layout: &Layout) {
+    fn fold_runs(&mut self, layout: &Layout, rows: &dyn RowSource) -> Result<()> {
         let most = run_max(layout);
         loop {
             let mut start = 0;
@@ -262,9 +271,9 @@ impl Unit {
                     start = end;
                 }
             }
-            let Some(start) = long else { return };
+            let Some(start) = long else { return Ok(()) };
             let children: Vec<Entry> = self.entries[start..start + most / 2].to_vec();
-            let node = self.add_node(layout, &children);
+            let node = self.add_sketched_node(layout, children, rows)?;
             self.entries.splice(start..start + most / 2, [node]);
         }
     }
@@ -276,8 +285,8 @@ impl Unit {
             if first.height > 0 && self.is_expired(rules, first.lo.time) {
                 let row = first.row;
                 let children = UnitView { unit: self, layout, rows }.node(row)?;
-                self.drop_row(row);
-                self.entries.splice(0..1, children);
+                let gone: Vec<Entry> = self.entries.splice(0..1, children).collect();
+                gone.iter().for_each(|node| self.drop_entry(node));
             } else if self.is_expired(rules, first.hi.time) {
                 let row = first.row;
                 if rules.has_base {

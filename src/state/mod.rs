@@ -11,6 +11,9 @@ mod memory;
 #[cfg(feature = "rocksdb")]
 mod rocks;
 mod rows;
+#[cfg(test)]
+mod sketch_tests;
+mod sketches;
 mod unit;
 mod view;
 

@@ -2,7 +2,7 @@
 //!
 //! HEAD, version 1: version u8, flags u8 (1: has a base), next offset u64, row clock i64, greatest
 //! event time i64, next row id u64; base; entries; id chunks; tail. Entry: row id u64, height u8,
-//! first and last order, events u64, partial words.
+//! first and last order, events u64, partial words, rows of sketches.
 
 use std::sync::Arc;
 
@@ -41,6 +41,8 @@ pub struct Entry {
     pub events: u64,
     /// Their partial aggregates.
     pub words: Box<[u64]>,
+    /// Rows of its sketches, in the layout's order; empty: there are none, or none any more.
+    pub sketches: Box<[u64]>,
 }
 
 /// A unit.
@@ -92,7 +94,10 @@ impl Default for Unit {
 impl Unit {
     /// Bytes in memory, roughly.
     pub fn bytes(&self) -> usize {
-        let entry = self.entries.first().map_or(0, |e| size_of::<Entry>() + e.words.len() * 8 + 16);
+        let entry = self
+            .entries
+            .first()
+            .map_or(0, |e| size_of::<Entry>() + (e.words.len() + e.sketches.len()) * 8 + 16);
         let entries = self.entries.len() * entry;
         let fresh = self.fresh_bytes + self.fresh.len() * 48;
         let base = self.base.as_ref().map_or(0, |b| 128 + b.words.len() * 8 + b.ends.len() * 96);
@@ -289,6 +294,10 @@ pub(super) fn encode_entries(entries: &[Entry], out: &mut Vec<u8>) {
         for word in &entry.words {
             out.extend(word.to_le_bytes());
         }
+        out.push(entry.sketches.len() as u8);
+        for row in &entry.sketches {
+            out.extend(row.to_le_bytes());
+        }
     }
 }
 
@@ -301,7 +310,8 @@ pub(super) fn decode_entries(layout: &Layout, reader: &mut Reader<'_>) -> Option
         let hi = Order { time: reader.i64()?, source: reader.u64()? };
         let events = reader.u64()?;
         let words: Option<Box<[u64]>> = (0..layout.partial_words).map(|_| reader.u64()).collect();
-        entries.push(Entry { row, height, lo, hi, events, words: words? });
+        let sketches: Option<Box<[u64]>> = (0..reader.u8()?).map(|_| reader.u64()).collect();
+        entries.push(Entry { row, height, lo, hi, events, words: words?, sketches: sketches? });
     }
     Some(entries)
 }

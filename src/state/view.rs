@@ -2,12 +2,13 @@
 
 use super::StateStore;
 use super::rows::row_key;
+use super::sketches::decode_sketch;
 use super::unit::{Entry, Unit, decode_entries};
 use crate::codec::bytes::Reader;
 use crate::error::{Error, Result};
 use crate::model::Millis;
 use crate::operator::partial::Base;
-use crate::operator::{EventBuf, Layout, Piece, Step, Timeline};
+use crate::operator::{EventBuf, Layout, Piece, Sketch, Step, Timeline};
 
 /// Where sealed rows of one unit are read.
 pub trait RowSource {
@@ -83,6 +84,12 @@ impl UnitView<'_> {
         self.with_row(id, |bytes| decode_node(self.layout, bytes))
     }
 
+    /// One of the sketches of a node, if it has them.
+    pub(super) fn sketch(&self, entry: &Entry, index: usize) -> Result<Option<Sketch>> {
+        let row = entry.sketches.get(index);
+        row.map(|row| self.with_row(*row, decode_sketch)).transpose()
+    }
+
     /// Greatest event time at or before `now`, of raw and accumulated events.
     ///
     /// # Errors
@@ -93,7 +100,7 @@ impl UnitView<'_> {
         }
         let mut newest = self.unit.base().map(|b| b.newest).filter(|t| *t <= now);
         self.visit(Millis::MIN, now, true, &mut |piece| match piece {
-            Piece::Summary(_) => Step::Descend,
+            Piece::Summary(_) | Piece::Sketch(_) => Step::Descend,
             Piece::Events(buf, _, to) => {
                 let time = buf.get(self.layout, to - 1).time();
                 newest = Some(newest.map_or(time, |n| n.max(time)));
@@ -118,10 +125,17 @@ impl UnitView<'_> {
                 continue;
             }
             if lo <= entry.lo.time && entry.hi.time <= hi {
-                match visitor(Piece::Summary(&entry.words)) {
+                let mut step = visitor(Piece::Summary(&entry.words));
+                if let Step::Sketch(index) = step {
+                    step = match self.sketch(entry, index)? {
+                        Some(sketch) => visitor(Piece::Sketch(&sketch)),
+                        None => Step::Descend,
+                    };
+                }
+                match step {
                     Step::Next => continue,
                     Step::Stop => return Ok(false),
-                    Step::Descend => {}
+                    Step::Descend | Step::Sketch(_) => {}
                 }
             }
             let goes_on = if entry.height == 0 {

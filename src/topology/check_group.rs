@@ -173,6 +173,7 @@ impl Planned {
     fn place(mut self, layout: &mut Layout) -> GroupFeature {
         let parts = self.feature.plan.parts(self.column_type);
         self.feature.plan.series = layout.add_series(self.column, self.flag, parts);
+        layout.add_sketch(self.feature.plan.series, self.feature.plan.aggregate);
         self.feature
     }
 }

@@ -75,7 +75,8 @@ const LAW: [(&str, &[&str]); 17] = [
 ];
 
 /// Crates that only some files may name.
-const OWNED: [(&str, &[&str]); 8] = [
+const OWNED: [(&str, &[&str]); 9] = [
+    ("datasketches::", &["src/operator/sketch.rs"]),
     ("allow(unsafe_code)", &["src/log/kafka/native.rs"]),
     ("rdkafka::", &["src/log/kafka/"]),
     ("rocksdb::", &["src/state/rocks.rs", "src/log/embedded/"]),
