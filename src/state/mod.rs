@@ -74,7 +74,7 @@ pub trait StateStore: Send + Sync {
         keys.iter().map(|key| self.get(key)).collect()
     }
 
-    /// Applies changes of different rows, all or none.
+    /// Applies changes in their order, all or none: of several of one row the last counts.
     ///
     /// # Errors
     /// The store cannot be written.

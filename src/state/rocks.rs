@@ -89,9 +89,10 @@ fn options(memory: &SharedMemory) -> Options {
     options
 }
 
+/// By key; changes of one key stay in their order.
 fn sorted(changes: &[Change]) -> Vec<&Change> {
     let mut sorted: Vec<&Change> = changes.iter().collect();
-    sorted.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+    sorted.sort_by(|a, b| a.0.cmp(&b.0));
     sorted
 }
 
@@ -198,5 +199,17 @@ mod tests {
         // Without a flush: only what was written beside is lost.
         let store = RocksStore::open(folder.path(), &memory).expect("it opens");
         assert_eq!(rows_of(&store)[..2], expected);
+    }
+
+    #[test]
+    fn of_several_changes_of_a_row_the_last_counts() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = RocksStore::open(folder.path(), &SharedMemory::new(8 << 20, 2 << 20)).expect("it opens");
+        // As a standby adopts the rows of several commits: some rows are in each.
+        let row = |commit: u32, row: u32| (vec![row as u8], Some(commit.to_be_bytes().to_vec()));
+        let changes: Vec<Change> = (0..40).flat_map(|commit| (0..3).map(move |r| row(commit, r))).collect();
+        store.write(&changes).expect("written");
+        let last = |row: u8| (vec![row], 39_u32.to_be_bytes().to_vec());
+        assert_eq!(rows_of(&store), [last(0), last(1), last(2)]);
     }
 }
