@@ -2,7 +2,7 @@
 //! session, robbed of their disk; brokers killed and paused; the group disturbed, transactions aborted.
 //! Then everything that the engine said and wrote is compared with the records of the topic itself.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -143,7 +143,8 @@ fn ask(rest: &str, user: u64, is_bounded: bool, timeout: Duration) -> Option<Sam
 struct Truth {
     /// By user: (offset + 1, count, sum), in order.
     users: HashMap<u64, Vec<(u64, i64, i64)>>,
-    shops: BTreeMap<String, (i64, i64)>,
+    /// By shop: partitions and offsets of its records.
+    shops: BTreeMap<String, BTreeSet<(u32, u64)>>,
     malformed: Vec<(i32, i64)>,
     records: u64,
 }
@@ -169,7 +170,7 @@ impl Truth {
             let (count, sum) = steps.last().map_or((0, 0), |(_, c, s)| (*c, *s));
             steps.push((message.offset() as u64 + 1, count + 1, sum + amount));
             let shop = truth.shops.entry(event["shop"].as_str().expect("a shop").to_owned()).or_default();
-            *shop = (shop.0 + 1, shop.1 + amount);
+            shop.insert((message.partition() as u32, message.offset() as u64));
         }
         truth
     }
@@ -402,6 +403,7 @@ fn faults_lose_double_and_regress_nothing() {
     assert_eq!(truth.records, faults.sent.load(Ordering::Relaxed) * BATCH);
     let mut samples = std::mem::take(&mut *faults.samples.lock());
     let (wrong, stale) = check_samples(&mut samples, &faults.committed.lock(), &truth);
+    println!("{} lookups: {wrong} wrong, {stale} stale", samples.len());
     let totals = faults.settled(&truth);
     let shown: Vec<String> = figures.iter().map(|(what, n)| format!("  {n:4}  {what}")).collect();
     let by_others = samples.iter().filter(|s| s.is_bounded).count();
@@ -436,14 +438,35 @@ impl Faults {
                 self.everywhere("by_user", json!({ "user_id": [format!("u{user}")] }), wanted, deadline);
             assert_eq!(answer, Some(wanted), "u{user}: {}", self.health());
         }
-        for (shop, wanted) in &truth.shops {
-            let answer = self.everywhere("by_shop", json!({ "shop": [shop] }), *wanted, deadline);
-            assert_eq!(answer.map(|a| a.0), Some(wanted.0), "{shop}: {}", self.health());
+        for (shop, records) in &truth.shops {
+            let wanted = records.len() as i64;
+            let answer = self.everywhere("by_shop", json!({ "shop": [shop] }), (wanted, 0), deadline);
+            let found = answer.map(|a| a.0);
+            assert_eq!(found, Some(wanted), "{shop}: {} {}", self.routed(shop, records), self.health());
         }
         let mut origins: Vec<(i32, i64)> = self.broker.read("test-dead-letters").iter().map(origin).collect();
         origins.sort_unstable();
         assert_eq!(origins, truth.malformed, "dead letters");
         read()
+    }
+
+    /// How the records of a shop stand in the repartition topic.
+    fn routed(&self, shop: &str, records: &BTreeSet<(u32, u64)>) -> String {
+        let mut found = BTreeMap::<(u32, u64), Vec<i64>>::new();
+        for message in self.broker.read("test-by_shop-v1-repartition") {
+            let (Some(key), Some(value)) = (message.key(), message.payload()) else { continue };
+            // Version, kind, source partition, offset.
+            if key == shop.as_bytes() && value[1] == b'e' {
+                let partition = u32::from_le_bytes(value[2..6].try_into().expect("four bytes"));
+                let offset = u64::from_le_bytes(value[6..14].try_into().expect("eight bytes"));
+                found.entry((partition, offset)).or_default().push(message.offset());
+            }
+        }
+        let missing: Vec<_> = records.iter().filter(|r| !found.contains_key(r)).collect();
+        let twice: Vec<_> = found.iter().filter(|(_, at)| at.len() > 1).collect();
+        let stats = |n: &Node| n.engine.lock().as_ref().map(|e| e.get("/v1/stats").1["groups"].to_string());
+        let stats: Vec<String> = self.nodes.iter().filter_map(stats).collect();
+        format!("{} routed, missing {missing:?}, twice {twice:?}, counts {stats:?}", found.len())
     }
 
     /// What all nodes say of themselves.
