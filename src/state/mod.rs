@@ -80,7 +80,8 @@ pub trait StateStore: Send + Sync {
     /// The store cannot be written.
     fn write(&self, changes: &[Change]) -> Result<()>;
 
-    /// As [`StateStore::write`], for so many changes that they are worth a file of their own.
+    /// As [`StateStore::write`], for changes of different rows that are so many that they are worth a
+    /// file of their own.
     ///
     /// # Errors
     /// As [`StateStore::write`].

@@ -13,4 +13,5 @@ mod faults;
 mod harness;
 mod housekeeping;
 mod kafka;
+mod sketches;
 mod tidy;

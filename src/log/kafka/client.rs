@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::config::RDKafkaLogLevel;
 
 use crate::error::{Error, Result};
 
@@ -73,7 +74,7 @@ impl KafkaOptions {
         config.set("bootstrap.servers", self.brokers.join(","));
         config.set("client.id", format!("thalweg-{}", self.node));
         // Clients of every kind get all properties: those that are not theirs are not worth a line.
-        config.set("log_level", "3");
+        config.set_log_level(RDKafkaLogLevel::Error);
         for (name, value) in self.properties.iter().filter(|(name, _)| !OF_MEMBERS.contains(&name.as_str())) {
             config.set(name, value);
         }
