@@ -45,7 +45,8 @@ impl Sweep {
             let before = self.limits.get(slot).copied().flatten();
             limit.is_some_and(|l| before.is_none_or(|b| l.saturating_sub(b) >= *slice))
         });
-        if is_worth_it {
+        // A round that is under way ends first: else the last units might never be met.
+        if is_worth_it && (self.from.is_empty() || !self.is_brisk) {
             self.limits = limits.to_vec();
             self.is_brisk = true;
             self.from.clear();
@@ -155,5 +156,29 @@ impl Runner {
         }
         state.cache.remove(slot);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_ends_however_fast_event_time_goes_by() {
+        let mut sweep = Sweep::default();
+        for step in 0..20_u8 {
+            // A slice of the horizon goes by in each step, and a round has five.
+            sweep.set_pace(&[Some(Millis::from(step) * 100)], &[100]);
+            let expected = if step % 5 == 0 { Vec::new() } else { vec![step % 5] };
+            assert_eq!(sweep.from, expected);
+            assert!(sweep.is_brisk);
+            let next = if step % 5 == 4 { Vec::new() } else { vec![step % 5 + 1] };
+            sweep.end_step(next, true);
+        }
+        // The last of those rounds, which nothing new has overtaken.
+        sweep.set_pace(&[Some(2000)], &[100]);
+        sweep.end_step(Vec::new(), false);
+        sweep.set_pace(&[Some(2050)], &[100]);
+        assert!(!sweep.is_brisk, "hardly anything has gone by since the last round began");
     }
 }
