@@ -3,6 +3,7 @@
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
@@ -10,13 +11,15 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext, PurgeConfig};
 
 /// Longest wait for a report. Every wait of rust-rdkafka spins through its last millisecond: the
-/// 100 ms of its own threaded producer are 1 % of a core for each producer, however idle.
-const WAIT: Duration = Duration::from_secs(1);
+/// 100 ms of its own threaded producer are 1 % of a core for each producer, however idle. Whoever ends
+/// one waits for so long.
+const WAIT: Duration = Duration::from_millis(300);
 
-/// See the module. The producer itself ends up to [`WAIT`] later than this does.
+/// See the module.
 pub(super) struct Polled<C: ProducerContext + 'static> {
     producer: Arc<BaseProducer<C>>,
     is_over: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl<C: ProducerContext + 'static> Polled<C> {
@@ -34,7 +37,7 @@ impl<C: ProducerContext + 'static> Polled<C> {
             }
         });
         match thread {
-            Ok(_) => Ok(Self { producer, is_over }),
+            Ok(thread) => Ok(Self { producer, is_over, thread: Some(thread) }),
             Err(error) => {
                 tracing::error!("a thread cannot be started: {error}");
                 Err(KafkaError::ClientCreation(RDKafkaErrorCode::CriticalSystemResource.to_string()))
@@ -56,5 +59,11 @@ impl<C: ProducerContext + 'static> Drop for Polled<C> {
         // What it still holds is nobody's any more.
         self.producer.purge(PurgeConfig::default().queue().inflight());
         self.is_over.store(true, Ordering::Release);
+        // The client ends before its successor begins (PROTOCOL 20): two would fence each other.
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("a thread that serves delivery reports has panicked");
+        }
     }
 }
