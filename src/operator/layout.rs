@@ -52,15 +52,24 @@ pub struct SketchNeeds {
     pub counts: bool,
     /// How many there are, when they are many.
     pub cardinality: bool,
+    /// Those that were seen last.
+    pub latest: bool,
 }
 
 impl SketchNeeds {
+    /// What `aggregate` needs.
+    pub fn of(aggregate: Aggregate) -> Self {
+        let mut needs = Self::default();
+        needs.add(aggregate);
+        needs
+    }
+
     fn add(&mut self, aggregate: Aggregate) {
         match aggregate {
             Aggregate::Percentile | Aggregate::Median => self.ranks = true,
             Aggregate::Distinct => (self.values, self.cardinality) = (true, true),
             Aggregate::TopK | Aggregate::ValueCounts => (self.values, self.counts) = (true, true),
-            Aggregate::DistinctValues => self.values = true,
+            Aggregate::DistinctValues => (self.values, self.latest) = (true, true),
             _ => {}
         }
     }

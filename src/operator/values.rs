@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering as Memory};
 
 use super::Step;
 use super::evaluate::{Found, Reading, float};
+use super::layout::SketchNeeds;
 use super::sketch::{Cell, RankGatherer, Seen, TallyGatherer};
 use crate::error::Result;
 use crate::model::{Aggregate, Millis, Value};
@@ -83,7 +84,7 @@ fn percentile(reading: &Reading<'_>) -> Result<Value> {
     Ok(float(low * (1.0 - fraction) + high * fraction))
 }
 
-/// A value whose rank is off by less than 1 % of the events.
+/// A value whose rank is off by less than 1 % of the events (see [`super::sketch::Ranks`]).
 fn near_percentile(reading: &Reading<'_>) -> Result<(Value, bool)> {
     let column = reading.column();
     let mut ranks = RankGatherer::default();
@@ -99,7 +100,7 @@ fn near_percentile(reading: &Reading<'_>) -> Result<(Value, bool)> {
 
 fn tally(reading: &Reading<'_>) -> Result<TallyGatherer> {
     let column = reading.column();
-    let mut tally = TallyGatherer::new(reading.layout.series[reading.feature.series].sketch);
+    let mut tally = TallyGatherer::new(SketchNeeds::of(reading.feature.aggregate));
     reading.survey(false, |found| {
         match found {
             Found::Event(event) => {
@@ -116,7 +117,7 @@ fn tally(reading: &Reading<'_>) -> Result<TallyGatherer> {
 /// From the newest back, until what is left cannot be among them.
 fn distinct_values(reading: &Reading<'_>) -> Result<Value> {
     let (column, limit) = (reading.column(), reading.feature.limit);
-    let mut tally = TallyGatherer::new(reading.layout.series[reading.feature.series].sketch);
+    let mut tally = TallyGatherer::new(SketchNeeds::of(reading.feature.aggregate));
     let mut earliest = Millis::MAX;
     reading.survey(true, |found| {
         match found {
@@ -131,6 +132,10 @@ fn distinct_values(reading: &Reading<'_>) -> Result<Value> {
             }
             Found::Sketch(sketch) if sketch.tally.is_cut => return Step::Descend,
             Found::Sketch(sketch) => {
+                let newest = sketch.tally.cells.iter().map(|(_, seen)| seen.last).max();
+                if tally.cells.len() >= limit && newest.is_some_and(|newest| newest < earliest) {
+                    return Step::Stop;
+                }
                 for (cell, seen) in &sketch.tally.cells {
                     if tally.add(cell.clone(), *seen) {
                         earliest = earliest.min(seen.last);

@@ -73,7 +73,7 @@ fn fold(layout: &Layout, children: &[Entry]) -> Box<[u64]> {
 }
 
 fn run_max(layout: &Layout) -> usize {
-    (RUN_BYTES / (64 + layout.partial_words * 8)).clamp(8, FAN_OUT)
+    (RUN_BYTES / (64 + (layout.partial_words + layout.sketched.len()) * 8)).clamp(8, FAN_OUT)
 }
 
 impl Unit {

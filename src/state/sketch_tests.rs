@@ -4,8 +4,8 @@ use std::cell::Cell as Count;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::insert::Arrival;
-use super::unit::{Entry, Unit, UnitRules};
-use super::view::{RowSource, UnitView};
+use super::unit::{Entry, Unit, UnitRules, encode_entries};
+use super::view::{RowSource, UnitView, decode_node};
 use crate::error::{Error, Result};
 use crate::expr::Val;
 use crate::model::{Aggregate, Millis, ScalarType, Value};
@@ -242,4 +242,16 @@ fn one_order_of_events_gives_one_set_of_rows() {
     };
     let (one, other) = (all(&one, one_rows), all(&other, other_rows));
     assert!(one == other, "rows differ");
+}
+
+#[test]
+fn a_node_may_have_any_number_of_sketches() {
+    let layout = layout();
+    let words = vec![7; layout.partial_words].into();
+    let order = Order::new(1, 0, 1);
+    let sketches = (0..300).collect();
+    let entry = Entry { row: 1, height: 2, lo: order, hi: order, events: 9, words, sketches };
+    let mut bytes = Vec::new();
+    encode_entries(std::slice::from_ref(&entry), &mut bytes);
+    assert_eq!(decode_node(&layout, &bytes).expect("readable"), [entry]);
 }

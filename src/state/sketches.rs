@@ -9,11 +9,14 @@ use super::view::{RowSource, UnitView};
 use crate::codec::bytes::{Reader, put_bytes};
 use crate::error::{Error, Result};
 use crate::operator::Layout;
-use crate::operator::sketch::{Cardinality, Cell, Gatherer, Ranks, Seen, Sketch, Tally};
+use crate::operator::sketch::{Cardinality, Cell, Gatherer, Ranks, SKETCH_FROM, Seen, Sketch, Tally};
 
 /// Events of a node between two sketches of it, when late ones come in.
 const EVERY_LOW: u64 = 1024;
 const EVERY: u64 = 8192;
+
+/// In place of the row of a sketch that would be too large.
+const NO_ROW: u64 = u64::MAX;
 
 /// Whether a node that late events have changed, and whose sketch went with the first, gets another.
 pub(super) fn is_sketch_due(height: u8, events: u64) -> bool {
@@ -28,7 +31,7 @@ impl Unit {
         mut children: Vec<Entry>,
         rows: &dyn RowSource,
     ) -> Result<Entry> {
-        if layout.sketched.is_empty() {
+        if layout.sketched.is_empty() || self.events(layout) < SKETCH_FROM {
             return Ok(self.add_node(layout, &children));
         }
         for child in children.iter_mut().filter(|c| c.height > 0 && c.sketches.is_empty()) {
@@ -47,42 +50,54 @@ impl Unit {
         height: u8,
         rows: &dyn RowSource,
     ) -> Result<Box<[u64]>> {
-        let mut ids = Vec::with_capacity(layout.sketched.len());
-        for index in 0..layout.sketched.len() {
-            let sketch = UnitView { unit: self, layout, rows }.sketch_over(children, height, index)?;
-            ids.push(self.add_row(encode_sketch(&sketch)));
-        }
-        Ok(ids.into())
+        let sketches = UnitView { unit: self, layout, rows }.sketches_over(children, height)?;
+        let row = |sketch: Option<Sketch>| sketch.map_or(NO_ROW, |s| self.add_row(encode_sketch(&s)));
+        Ok(sketches.into_iter().map(row).collect())
     }
 
     /// Drops the row of an entry and its sketches.
     pub(super) fn drop_entry(&mut self, entry: &Entry) {
         self.drop_row(entry.row);
-        for row in &entry.sketches {
+        for row in entry.sketches.iter().filter(|row| **row != NO_ROW) {
             self.drop_row(*row);
         }
     }
 }
 
 impl UnitView<'_> {
-    /// What a node of this height over `children` is to know.
-    fn sketch_over(&self, children: &[Entry], height: u8, index: usize) -> Result<Sketch> {
-        let mut gatherer = Gatherer::new(self.layout, self.layout.sketched[index]);
+    /// One of the sketches of a node, if it has them.
+    pub(super) fn sketch(&self, entry: &Entry, index: usize) -> Result<Option<Sketch>> {
+        let row = entry.sketches.get(index).filter(|row| **row != NO_ROW);
+        row.map(|row| self.with_row(*row, decode_sketch)).transpose()
+    }
+
+    /// What a node of this height over `children` is to know; none of a series of which it would be too
+    /// much.
+    fn sketches_over(&self, children: &[Entry], height: u8) -> Result<Vec<Option<Sketch>>> {
+        let layout = self.layout;
+        let all = layout.sketched.iter().map(|series| Some(Gatherer::new(layout, *series)));
+        let mut all: Vec<Option<Gatherer<'_>>> = all.collect();
         for child in children {
             if child.height == 0 {
                 let page = self.page(child.row)?;
-                for event in 0..page.len(self.layout) {
-                    gatherer.add(page.get(self.layout, event));
+                for event in 0..page.len(layout) {
+                    all.iter_mut().flatten().for_each(|gatherer| gatherer.add(page.get(layout, event)));
                 }
                 continue;
             }
-            let sketch = match self.sketch(child, index)? {
-                Some(sketch) => sketch,
-                None => self.sketch_over(&self.node(child.row)?, child.height, index)?,
+            let below = if child.sketches.is_empty() {
+                self.sketches_over(&self.node(child.row)?, child.height)?
+            } else {
+                (0..all.len()).map(|index| self.sketch(child, index)).collect::<Result<_>>()?
             };
-            gatherer.merge(&sketch);
+            for (gatherer, sketch) in all.iter_mut().zip(below) {
+                match (gatherer.as_mut(), sketch) {
+                    (Some(gatherer), Some(sketch)) => gatherer.merge(&sketch),
+                    _ => *gatherer = None,
+                }
+            }
         }
-        Ok(gatherer.finish(height))
+        Ok(all.into_iter().map(|gatherer| gatherer?.finish(height)).collect())
     }
 }
 
@@ -120,7 +135,7 @@ fn encode_sketch(sketch: &Sketch) -> Vec<u8> {
 ///
 /// # Errors
 /// Bytes that are none.
-pub(super) fn decode_sketch(bytes: &[u8]) -> Result<Sketch> {
+fn decode_sketch(bytes: &[u8]) -> Result<Sketch> {
     decode(&mut Reader(bytes)).ok_or_else(|| Error::corrupted("a sketch cannot be read"))
 }
 

@@ -1,6 +1,6 @@
 //! One unit in memory, and the stored form of its HEAD row.
 //!
-//! HEAD, version 1: version u8, flags u8 (1: has a base), next offset u64, row clock i64, greatest
+//! HEAD, version 2: version u8, flags u8 (1: has a base), next offset u64, row clock i64, greatest
 //! event time i64, next row id u64; base; entries; id chunks; tail. Entry: row id u64, height u8,
 //! first and last order, events u64, partial words, rows of sketches.
 
@@ -13,7 +13,7 @@ use crate::model::{Millis, Offset, Value, time};
 use crate::operator::partial::{Base, Ends};
 use crate::operator::{EventBuf, Layout, Order};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// What decides about the layout of a unit beside its events.
 #[derive(Clone, Debug)]
@@ -244,6 +244,12 @@ impl Unit {
     pub fn decode_head(layout: &Layout, bytes: &[u8]) -> Result<Self> {
         match bytes.first() {
             Some(&VERSION) => {}
+            Some(older @ ..VERSION) => {
+                let message = format!("a HEAD row of version {older}, written by an older Thalweg");
+                return Err(Error::corrupted(message).with_hint(
+                    "start with an empty data_dir, or under another `app`: state is built from the log",
+                ));
+            }
             Some(other) => {
                 let message = format!("a HEAD row of version {other}, written by a newer Thalweg");
                 return Err(Error::corrupted(message).with_hint("run that version"));
@@ -294,7 +300,7 @@ pub(super) fn encode_entries(entries: &[Entry], out: &mut Vec<u8>) {
         for word in &entry.words {
             out.extend(word.to_le_bytes());
         }
-        out.push(entry.sketches.len() as u8);
+        out.extend((entry.sketches.len() as u16).to_le_bytes());
         for row in &entry.sketches {
             out.extend(row.to_le_bytes());
         }
@@ -310,7 +316,7 @@ pub(super) fn decode_entries(layout: &Layout, reader: &mut Reader<'_>) -> Option
         let hi = Order { time: reader.i64()?, source: reader.u64()? };
         let events = reader.u64()?;
         let words: Option<Box<[u64]>> = (0..layout.partial_words).map(|_| reader.u64()).collect();
-        let sketches: Option<Box<[u64]>> = (0..reader.u8()?).map(|_| reader.u64()).collect();
+        let sketches: Option<Box<[u64]>> = (0..reader.u16()?).map(|_| reader.u64()).collect();
         entries.push(Entry { row, height, lo, hi, events, words: words?, sketches: sketches? });
     }
     Some(entries)

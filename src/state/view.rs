@@ -2,13 +2,12 @@
 
 use super::StateStore;
 use super::rows::row_key;
-use super::sketches::decode_sketch;
 use super::unit::{Entry, Unit, decode_entries};
 use crate::codec::bytes::Reader;
 use crate::error::{Error, Result};
 use crate::model::Millis;
 use crate::operator::partial::Base;
-use crate::operator::{EventBuf, Layout, Piece, Sketch, Step, Timeline};
+use crate::operator::{EventBuf, Layout, Piece, Step, Timeline};
 
 /// Where sealed rows of one unit are read.
 pub trait RowSource {
@@ -61,7 +60,7 @@ pub struct UnitView<'a> {
 }
 
 impl UnitView<'_> {
-    fn with_row<T>(&self, id: u64, read: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
+    pub(super) fn with_row<T>(&self, id: u64, read: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
         match self.unit.fresh_row(id) {
             Some(bytes) => read(bytes),
             None => read(&self.rows.row(id)?),
@@ -82,12 +81,6 @@ impl UnitView<'_> {
     /// It cannot be read.
     pub fn node(&self, id: u64) -> Result<Vec<Entry>> {
         self.with_row(id, |bytes| decode_node(self.layout, bytes))
-    }
-
-    /// One of the sketches of a node, if it has them.
-    pub(super) fn sketch(&self, entry: &Entry, index: usize) -> Result<Option<Sketch>> {
-        let row = entry.sketches.get(index);
-        row.map(|row| self.with_row(*row, decode_sketch)).transpose()
     }
 
     /// Greatest event time at or before `now`, of raw and accumulated events.
