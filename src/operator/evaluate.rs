@@ -1,6 +1,6 @@
 //! Values of features at `now`, from a timeline.
 
-use super::events::EventRef;
+use super::events::{EventRef, word_value};
 use super::layout::{Layout, PartKind};
 use super::partial::{add_series, decay, int_sum, merge_series};
 use super::sketch::{READ_MAX, Sketch};
@@ -279,12 +279,7 @@ impl Reading<'_> {
     }
 
     fn extreme(&self, which: usize) -> Value {
-        let word = self.part(&PartKind::Extremes)[which];
-        match self.layout.columns[self.column()] {
-            ScalarType::Float64 => Value::Float(f64::from_bits(word)),
-            ScalarType::Timestamp => Value::Timestamp(word as i64),
-            _ => Value::Int(word as i64),
-        }
+        word_value(self.layout.columns[self.column()], self.part(&PartKind::Extremes)[which])
     }
 
     fn decayed(&self) -> Value {

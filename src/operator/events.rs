@@ -95,13 +95,9 @@ impl<'a> EventRef<'a> {
 
     /// The value in column `index`, which must be present.
     pub fn value(self, index: usize) -> Value {
-        let word = self.word(index);
         match self.layout.columns[index] {
-            ScalarType::String => Value::String(String::from_utf8_lossy(self.text(index)).into()),
-            ScalarType::Int64 => Value::Int(word as i64),
-            ScalarType::Float64 => Value::Float(f64::from_bits(word)),
-            ScalarType::Bool => Value::Bool(word != 0),
-            ScalarType::Timestamp => Value::Timestamp(word as i64),
+            ScalarType::String => text_value(self.text(index)),
+            scalar => word_value(scalar, self.word(index)),
         }
     }
 
@@ -115,6 +111,21 @@ impl<'a> EventRef<'a> {
     pub fn has_flag(self, index: usize) -> bool {
         let (word, bit) = self.layout.flag_bit(index);
         self.words[word] >> bit & 1 == 1
+    }
+}
+
+/// The string of these bytes.
+pub(super) fn text_value(bytes: &[u8]) -> Value {
+    Value::String(String::from_utf8_lossy(bytes).into())
+}
+
+/// What a word means in a column of this type, which is no string.
+pub(super) fn word_value(scalar: ScalarType, word: u64) -> Value {
+    match scalar {
+        ScalarType::Float64 => Value::Float(f64::from_bits(word)),
+        ScalarType::Bool => Value::Bool(word != 0),
+        ScalarType::Timestamp => Value::Timestamp(word as i64),
+        ScalarType::Int64 | ScalarType::String => Value::Int(word as i64),
     }
 }
 

@@ -5,7 +5,7 @@
 use datasketches::hll::{HllSketch, HllType, HllUnion};
 use hashbrown::HashMap;
 
-use super::events::EventRef;
+use super::events::{EventRef, text_value, word_value};
 use super::layout::{Layout, SketchNeeds};
 use crate::model::{Millis, ScalarType, Value};
 
@@ -16,10 +16,8 @@ pub const READ_MAX: u64 = 1 << 17;
 /// first that may be used.
 pub const SKETCH_FROM: u64 = READ_MAX / 8;
 
-/// Values that stand for the ranks of a node; twice as many with every fifth level.
+/// Values that stand for the ranks of a node; twice as many from the fifth and from the tenth level on.
 const RANKS: usize = 512;
-/// A level of more than this would need more memory than nodes can have.
-const RANKS_MAX: usize = 4 * RANKS;
 /// Different values that a summary of the lowest nodes, and of those above, keeps.
 const CELLS_LOW: usize = 256;
 const CELLS: usize = 1024;
@@ -108,12 +106,9 @@ impl Cell {
 
     /// Its value in a column of this type.
     pub fn value(&self, scalar: ScalarType) -> Value {
-        match (self, scalar) {
-            (Self::Text(bytes), _) => Value::String(String::from_utf8_lossy(bytes).into()),
-            (Self::Word(word), ScalarType::Float64) => Value::Float(f64::from_bits(*word)),
-            (Self::Word(word), ScalarType::Bool) => Value::Bool(*word != 0),
-            (Self::Word(word), ScalarType::Timestamp) => Value::Timestamp(*word as i64),
-            (Self::Word(word), _) => Value::Int(*word as i64),
+        match self {
+            Self::Text(bytes) => text_value(bytes),
+            Self::Word(word) => word_value(scalar, *word),
         }
     }
 
@@ -146,8 +141,7 @@ impl RankGatherer {
         self.events += ranks.events;
     }
 
-    /// Whether every event is known.
-    pub fn is_exact(&self) -> bool {
+    fn is_exact(&self) -> bool {
         self.points.len() as u64 == self.events
     }
 
@@ -159,7 +153,7 @@ impl RankGatherer {
 
     fn finish(mut self, height: u8) -> Ranks {
         let events = self.events;
-        let most = (RANKS << (height / 5).min(8)).min(RANKS_MAX);
+        let most = RANKS << (height / 5).min(2);
         if self.is_exact() && self.points.len() <= most {
             self.points.sort_unstable_by(|a, b| a.0.total_cmp(&b.0));
             return Ranks { events, values: self.points.into_iter().map(|(v, _)| v).collect() };
@@ -216,7 +210,7 @@ impl TallyGatherer {
         is_new
     }
 
-    /// Sees all values of a summary; the greatest and least of their last times do not matter to it.
+    /// Sees all values of a summary.
     pub fn merge(&mut self, tally: &Tally) {
         self.is_cut |= tally.is_cut;
         if let Some(theirs) = &tally.cardinality {
