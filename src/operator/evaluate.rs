@@ -42,6 +42,28 @@ pub struct Answer {
 }
 
 impl Feature {
+    /// Whether its value can be told from partial aggregates alone.
+    pub fn is_in_partials(&self) -> bool {
+        matches!(
+            self.aggregate,
+            Aggregate::Count
+                | Aggregate::Rate
+                | Aggregate::Sum
+                | Aggregate::Mean
+                | Aggregate::Variance
+                | Aggregate::Stddev
+                | Aggregate::VariancePop
+                | Aggregate::StddevPop
+                | Aggregate::Min
+                | Aggregate::Max
+                | Aggregate::Histogram
+                | Aggregate::TimeSinceFirst
+                | Aggregate::TimeSinceLast
+                | Aggregate::DecayedSum
+                | Aggregate::DecayedCount
+        )
+    }
+
     /// The parts that its series must keep.
     pub fn parts(&self, column: Option<ScalarType>) -> Vec<PartKind> {
         let mut parts = match self.aggregate {

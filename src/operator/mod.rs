@@ -19,7 +19,7 @@ pub use evaluate::{Answer, Feature, evaluate};
 pub use events::{EventBuf, EventRef, Order};
 pub use layout::{Layout, PartKind, Series};
 pub use sketch::Sketch;
-pub use span::{Span, reach};
+pub use span::{Fold, Span, reach};
 
 /// A stretch of an entity's events, in order.
 pub enum Piece<'a> {

@@ -32,18 +32,10 @@ pub struct Ends {
 impl Base {
     /// Folds one event, in any order.
     pub fn add(&mut self, layout: &Layout, event: EventRef<'_>) {
-        self.words.resize(layout.partial_words, 0);
-        self.ends.resize(layout.series.len(), Ends::default());
-        let time = event.time();
-        self.oldest = if self.count == 0 { time } else { self.oldest.min(time) };
-        self.newest = if self.count == 0 { time } else { self.newest.max(time) };
-        self.count += 1;
         // As a partial of its own: adding wants events in order, merging does not.
         let mut single = vec![0; layout.partial_words];
         add(layout, &mut single, event);
-        for index in 0..layout.series.len() {
-            merge_series(layout, index, &mut self.words, &single);
-        }
+        self.merge(layout, &single, 1, (event.time(), event.time()));
         for (index, ends) in self.ends.iter_mut().enumerate() {
             if let Some(column) = layout.series[index].column
                 && event.is_in(index)
@@ -56,6 +48,19 @@ impl Base {
                     ends.last = Some((order, event.value(column)));
                 }
             }
+        }
+    }
+
+    /// Folds `count` events with event times in `first..=last` of which only partials are left: first and
+    /// last values are not told from now on.
+    pub fn merge(&mut self, layout: &Layout, words: &[u64], count: u64, (first, last): (Millis, Millis)) {
+        self.words.resize(layout.partial_words, 0);
+        self.ends.resize(layout.series.len(), Ends::default());
+        self.oldest = if self.count == 0 { first } else { self.oldest.min(first) };
+        self.newest = if self.count == 0 { last } else { self.newest.max(last) };
+        self.count += count;
+        for index in 0..layout.series.len() {
+            merge_series(layout, index, &mut self.words, words);
         }
     }
 }

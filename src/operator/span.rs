@@ -40,6 +40,27 @@ pub enum Span {
     Lifetime,
 }
 
+/// When and how events are folded into tiles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fold {
+    /// How long events are kept one by one behind the row clock.
+    pub after: Millis,
+    /// Width of a tile: no tiled window begins within one.
+    pub width: Millis,
+}
+
+impl Fold {
+    /// Number of the tile of an event time.
+    pub fn tile_of(self, time: Millis) -> i64 {
+        time.div_euclid(self.width)
+    }
+
+    /// The first event time that is not to be folded while the row clock is this.
+    pub fn limit(self, row_clock: Millis) -> Millis {
+        self.tile_of(row_clock.saturating_sub(self.after)).saturating_mul(self.width)
+    }
+}
+
 /// How far back from `now` a feature may look; `None`: without end.
 pub fn reach(feature: &Feature) -> Option<Millis> {
     let span = match &feature.span {

@@ -152,7 +152,7 @@ fn describe(task: &Task, to: &TaskGroup, prefix: &[u8], unit: &Unit, is_cached: 
     let mut entries = Vec::new();
     for entry in unit.entries() {
         let mut shown = json!({
-            "row": entry.row,
+            "row": (!entry.is_tile()).then_some(entry.row),
             "height": entry.height,
             "from": time::format_rfc3339(entry.lo.time),
             "to": time::format_rfc3339(entry.hi.time),
@@ -160,7 +160,7 @@ fn describe(task: &Task, to: &TaskGroup, prefix: &[u8], unit: &Unit, is_cached: 
             "partials": partials(layout, &entry.words),
             "sketches": entry.sketches.len(),
         });
-        if entry.height == 0 {
+        if entry.height == 0 && !entry.is_tile() {
             let page = view.page(entry.row)?;
             shown["first_event"] = events(layout, &page).first().cloned().unwrap_or(Json::Null);
             shown["bytes"] = Json::from(page.bytes());

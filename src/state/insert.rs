@@ -9,7 +9,7 @@ use super::unit::{Entry, Unit, UnitRules, encode_entries};
 use super::view::{RowSource, UnitView};
 use crate::error::Result;
 use crate::model::{Millis, Offset};
-use crate::operator::{EventBuf, Layout, Order, partial};
+use crate::operator::{EventBuf, Layout, partial};
 
 /// Most events and bytes of the tail.
 const TAIL_EVENTS: usize = 96;
@@ -54,7 +54,7 @@ pub enum Outcome {
     Applied,
 }
 
-fn summary(layout: &Layout, events: &EventBuf) -> Box<[u64]> {
+pub(super) fn summary(layout: &Layout, events: &EventBuf) -> Box<[u64]> {
     let mut words = vec![0; layout.partial_words];
     for index in 0..events.len(layout) {
         partial::add(layout, &mut words, events.get(layout, index));
@@ -112,10 +112,11 @@ impl Unit {
         if self.is_expired(rules, order.time) {
             self.fold_into_base(layout, rules, arrival.event, 1);
         } else {
-            self.insert(layout, arrival.event, order, rows)?;
+            self.insert(layout, rules, arrival.event, rows)?;
         }
         self.seal(layout, rows)?;
         self.trim(layout, rules, rows)?;
+        self.fold_old(layout, rules, rows)?;
         Ok(Outcome::Applied)
     }
 
@@ -156,17 +157,18 @@ impl Unit {
     fn insert(
         &mut self,
         layout: &Layout,
+        rules: &UnitRules,
         event: &EventBuf,
-        order: Order,
         rows: &dyn RowSource,
     ) -> Result<()> {
+        let order = event.get(layout, 0).order();
         if self.entries.last().is_none_or(|last| order > last.hi) {
             self.tail.insert(layout, event);
             return Ok(());
         }
-        let index = self.entries.partition_point(|e| e.lo <= order).saturating_sub(1);
+        let index = rules.place(&self.entries, order);
         let entry = self.entries[index].clone();
-        let changed = self.insert_below(layout, entry, event, order, rows)?;
+        let changed = self.insert_below(layout, rules, entry, event, rows)?;
         self.entries.splice(index..=index, changed);
         self.fold_runs(layout, rows)
     }
@@ -175,11 +177,14 @@ impl Unit {
     fn insert_below(
         &mut self,
         layout: &Layout,
+        rules: &UnitRules,
         entry: Entry,
         event: &EventBuf,
-        order: Order,
         rows: &dyn RowSource,
     ) -> Result<Vec<Entry>> {
+        if entry.is_tile() {
+            return Ok(self.insert_at_tile(layout, rules, entry, event));
+        }
         let view = UnitView { unit: self, layout, rows };
         if entry.height == 0 {
             let mut page = view.page(entry.row)?;
@@ -187,15 +192,18 @@ impl Unit {
             page.insert(layout, event);
             let len = page.len(layout);
             if len > 1 && (len > PAGE_EVENTS || page.bytes() > PAGE_BYTES) {
+                if let Some(tiles) = self.tiles_instead(layout, rules, &page) {
+                    return Ok(tiles);
+                }
                 let (low, high) = (page.slice(layout, 0, len / 2), page.slice(layout, len / 2, len));
                 return Ok(vec![self.add_page(layout, &low), self.add_page(layout, &high)]);
             }
             return Ok(vec![self.add_page(layout, &page)]);
         }
         let mut children = view.node(entry.row)?;
-        let index = children.partition_point(|e| e.lo <= order).saturating_sub(1);
+        let index = rules.place(&children, event.get(layout, 0).order());
         let child = children[index].clone();
-        let changed = self.insert_below(layout, child, event, order, rows)?;
+        let changed = self.insert_below(layout, rules, child, event, rows)?;
         children.splice(index..=index, changed);
         self.drop_entry(&entry);
         if children.len() > FAN_OUT {
@@ -212,7 +220,7 @@ impl Unit {
         Ok(vec![self.add_node(layout, &children)])
     }
 
-    fn add_page(&mut self, layout: &Layout, events: &EventBuf) -> Entry {
+    pub(super) fn add_page(&mut self, layout: &Layout, events: &EventBuf) -> Entry {
         let mut bytes = Vec::with_capacity(events.bytes() + 8);
         events.encode(layout, &mut bytes);
         Entry {
@@ -254,15 +262,18 @@ impl Unit {
         self.fold_runs(layout, rows)
     }
 
-    /// Folds the older half of every run of one height that is too long.
-    fn fold_runs(&mut self, layout: &Layout, rows: &dyn RowSource) -> Result<()> {
+    /// Folds the older half of every run of one height that is too long. What is folded into tiles and
+    /// what is yet to be stay apart.
+    pub(super) fn fold_runs(&mut self, layout: &Layout, rows: &dyn RowSource) -> Result<()> {
         let most = run_max(layout);
+        let folded_to = self.folded_to;
+        let kind = |entry: &Entry| (entry.height, entry.hi.time < folded_to);
         loop {
             let mut start = 0;
             let mut long = None;
             for end in 1..=self.entries.len() {
                 let ends =
-                    end == self.entries.len() || self.entries[end].height != self.entries[start].height;
+                    end == self.entries.len() || kind(&self.entries[end]) != kind(&self.entries[start]);
                 if ends {
                     if end - start > most {
                         long = Some(start);
@@ -278,23 +289,30 @@ impl Unit {
         }
     }
 
+    /// Puts the entries of a node in its place.
+    pub(super) fn unfold(&mut self, layout: &Layout, index: usize, rows: &dyn RowSource) -> Result<()> {
+        let children = UnitView { unit: self, layout, rows }.node(self.entries[index].row)?;
+        let gone: Vec<Entry> = self.entries.splice(index..=index, children).collect();
+        gone.iter().for_each(|node| self.drop_entry(node));
+        Ok(())
+    }
+
     /// Lets go of what is behind the horizon, a few rows at a time.
     fn trim(&mut self, layout: &Layout, rules: &UnitRules, rows: &dyn RowSource) -> Result<()> {
         for _ in 0..TRIM_STEPS {
             let Some(first) = self.entries.first() else { break };
             if first.height > 0 && self.is_expired(rules, first.lo.time) {
-                let row = first.row;
-                let children = UnitView { unit: self, layout, rows }.node(row)?;
-                let gone: Vec<Entry> = self.entries.splice(0..1, children).collect();
-                gone.iter().for_each(|node| self.drop_entry(node));
+                self.unfold(layout, 0, rows)?;
             } else if self.is_expired(rules, first.hi.time) {
-                let row = first.row;
-                if rules.has_base {
-                    let page = UnitView { unit: self, layout, rows }.page(row)?;
+                let first = self.entries.remove(0);
+                if rules.has_base && first.is_tile() {
+                    let base = self.base.get_or_insert_default();
+                    base.merge(layout, &first.words, first.events, (first.lo.time, first.hi.time));
+                } else if rules.has_base {
+                    let page = UnitView { unit: self, layout, rows }.page(first.row)?;
                     self.fold_into_base(layout, rules, &page, page.len(layout));
                 }
-                self.drop_row(row);
-                self.entries.remove(0);
+                self.drop_entry(&first);
             } else {
                 return Ok(());
             }

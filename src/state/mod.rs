@@ -14,6 +14,9 @@ mod rows;
 #[cfg(test)]
 mod sketch_tests;
 mod sketches;
+#[cfg(test)]
+mod tile_tests;
+mod tiles;
 mod unit;
 mod view;
 

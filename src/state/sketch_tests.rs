@@ -76,7 +76,7 @@ fn feature(aggregate: Aggregate, series: usize, length: Millis) -> Feature {
 
 /// A unit that has taken the events in this order, its rows written every so often.
 fn unit(layout: &Layout, events: impl Iterator<Item = Event>, write_every: u64) -> (Unit, Rows) {
-    let rules = UnitRules { horizon: None, has_base: false, grace: 0 };
+    let rules = UnitRules { horizon: None, has_base: false, fold: None, grace: 0 };
     let (mut unit, mut rows, mut single) = (Unit::default(), Rows::default(), EventBuf::default());
     for (offset, event) in events.enumerate() {
         let order = Order::new(event.time, 0, event.offset);

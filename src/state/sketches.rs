@@ -57,7 +57,9 @@ impl Unit {
 
     /// Drops the row of an entry and its sketches.
     pub(super) fn drop_entry(&mut self, entry: &Entry) {
-        self.drop_row(entry.row);
+        if !entry.is_tile() {
+            self.drop_row(entry.row);
+        }
         for row in entry.sketches.iter().filter(|row| **row != NO_ROW) {
             self.drop_row(*row);
         }
@@ -78,6 +80,11 @@ impl UnitView<'_> {
         let all = layout.sketched.iter().map(|series| Some(Gatherer::new(layout, *series)));
         let mut all: Vec<Option<Gatherer<'_>>> = all.collect();
         for child in children {
+            if child.is_tile() {
+                // Nobody asks: it is older than any event that is asked for by itself.
+                all.iter_mut().for_each(|gatherer| *gatherer = None);
+                continue;
+            }
             if child.height == 0 {
                 let page = self.page(child.row)?;
                 for event in 0..page.len(layout) {

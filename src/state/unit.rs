@@ -1,8 +1,9 @@
 //! One unit in memory, and the stored form of its HEAD row.
 //!
-//! HEAD, version 2: version u8, flags u8 (1: has a base), next offset u64, row clock i64, greatest
-//! event time i64, next row id u64; base; entries; id chunks; tail. Entry: row id u64, height u8,
-//! first and last order, events u64, partial words, rows of sketches.
+//! HEAD, version 2: version u8, flags u8 (1: has a base, 2: has been folded), next offset u64, row
+//! clock i64, greatest event time i64, next row id u64; time before which it was folded i64; base;
+//! entries; id chunks; tail. Entry: row id u64, height u8, first and last order, events u64, partial
+//! words, rows of sketches.
 
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use crate::codec::bytes::{Reader, put_bytes};
 use crate::error::{Error, Result};
 use crate::model::{Millis, Offset, Value, time};
 use crate::operator::partial::{Base, Ends};
-use crate::operator::{EventBuf, Layout, Order};
+use crate::operator::{EventBuf, Fold, Layout, Order};
 
 const VERSION: u8 = 2;
 
@@ -22,6 +23,8 @@ pub struct UnitRules {
     pub horizon: Option<Millis>,
     /// Whether events that leave the horizon are accumulated.
     pub has_base: bool,
+    /// When events are folded into tiles; none: they stay until they leave the horizon.
+    pub fold: Option<Fold>,
     /// How late an event may be: how long ids are kept.
     pub grace: Millis,
 }
@@ -29,9 +32,9 @@ pub struct UnitRules {
 /// A row below HEAD: where it is and what it holds.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// Its row id.
+    /// Its row id; a tile has none.
     pub row: u64,
-    /// 0: a page of events; above: a node of entries of the height below.
+    /// 0: a page of events, or a tile; above: a node of entries of the height below.
     pub height: u8,
     /// Place of the first event.
     pub lo: Order,
@@ -55,6 +58,8 @@ pub struct Unit {
     /// Greatest event time.
     pub newest: Millis,
     pub(super) next_row: u64,
+    /// What ended before this is folded, as far as it is worth it.
+    pub(super) folded_to: Millis,
     pub(super) base: Option<Box<Base>>,
     pub(super) tail: EventBuf,
     pub(super) entries: Vec<Entry>,
@@ -78,6 +83,7 @@ impl Default for Unit {
             row_clock: time::MIN,
             newest: time::MIN,
             next_row: 0,
+            folded_to: time::MIN,
             base: None,
             tail: EventBuf::default(),
             entries: Vec::new(),
@@ -107,10 +113,11 @@ impl Unit {
     /// Number of rows.
     pub fn rows(&self) -> usize {
         let id_rows = |c: &&Chunk| matches!(c.data, ChunkData::Row(_));
-        1 + self.entries.len() + self.ids.chunks.iter().filter(id_rows).count()
+        let rows = self.entries.iter().filter(|e| !e.is_tile()).count();
+        1 + rows + self.ids.chunks.iter().filter(id_rows).count()
     }
 
-    /// Number of raw events.
+    /// Number of events, those in tiles included.
     pub fn events(&self, layout: &Layout) -> u64 {
         self.tail.len(layout) as u64 + self.entries.iter().map(|e| e.events).sum::<u64>()
     }
@@ -208,11 +215,15 @@ impl Unit {
     /// The stored form of HEAD.
     pub fn encode_head(&self, layout: &Layout) -> Vec<u8> {
         let mut out = Vec::with_capacity(64 + self.tail.bytes() + self.entries.len() * 128);
-        out.extend([VERSION, u8::from(self.base.is_some())]);
+        let is_folded = self.folded_to > time::MIN;
+        out.extend([VERSION, u8::from(self.base.is_some()) | u8::from(is_folded) << 1]);
         out.extend(self.next_offset.to_le_bytes());
         out.extend(self.row_clock.to_le_bytes());
         out.extend(self.newest.to_le_bytes());
         out.extend(self.next_row.to_le_bytes());
+        if is_folded {
+            out.extend(self.folded_to.to_le_bytes());
+        }
         if let Some(base) = &self.base {
             encode_base(base, &mut out);
         }
@@ -269,6 +280,9 @@ impl Unit {
             next_row: reader.u64()?,
             ..Self::default()
         };
+        if flags & 2 == 2 {
+            unit.folded_to = reader.i64()?;
+        }
         if flags & 1 == 1 {
             unit.base = Some(Box::new(decode_base(layout, reader)?));
         }

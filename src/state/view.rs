@@ -83,7 +83,7 @@ impl UnitView<'_> {
         self.with_row(id, |bytes| decode_node(self.layout, bytes))
     }
 
-    /// Greatest event time at or before `now`, of raw and accumulated events.
+    /// Greatest event time at or before `now`, of raw, folded and accumulated events.
     ///
     /// # Errors
     /// A row that cannot be read.
@@ -91,16 +91,30 @@ impl UnitView<'_> {
         if self.unit.newest <= now {
             return Ok((self.unit.next_offset > 0).then_some(self.unit.newest));
         }
-        let mut newest = self.unit.base().map(|b| b.newest).filter(|t| *t <= now);
-        self.visit(Millis::MIN, now, true, &mut |piece| match piece {
-            Piece::Summary(_) | Piece::Sketch(_) => Step::Descend,
-            Piece::Events(buf, _, to) => {
-                let time = buf.get(self.layout, to - 1).time();
-                newest = Some(newest.map_or(time, |n| n.max(time)));
-                Step::Stop
-            }
-        })?;
-        Ok(newest)
+        let base = self.unit.base().map(|b| b.newest).filter(|t| *t <= now);
+        let raw = match self.newest_of(&self.unit.tail, now) {
+            Some(time) => Some(time),
+            None => self.newest_below(&self.unit.entries, now)?,
+        };
+        Ok(raw.max(base))
+    }
+
+    fn newest_of(&self, events: &EventBuf, now: Millis) -> Option<Millis> {
+        let (_, to) = events.range(self.layout, Millis::MIN, now);
+        (to > 0).then(|| events.get(self.layout, to - 1).time())
+    }
+
+    fn newest_below(&self, entries: &[Entry], now: Millis) -> Result<Option<Millis>> {
+        let count = entries.partition_point(|e| e.lo.time <= now);
+        let Some(entry) = entries[..count].last() else { return Ok(None) };
+        if entry.hi.time <= now {
+            return Ok(Some(entry.hi.time));
+        }
+        if entry.height > 0 {
+            return self.newest_below(&self.node(entry.row)?, now);
+        }
+        // Nothing asks for what is inside a tile.
+        Ok(if entry.is_tile() { Some(entry.lo.time) } else { self.newest_of(&self.page(entry.row)?, now) })
     }
 
     fn visit_entries(
@@ -130,6 +144,10 @@ impl UnitView<'_> {
                     Step::Stop => return Ok(false),
                     Step::Descend | Step::Sketch(_) => {}
                 }
+            }
+            // What is asked for the events themselves, or cuts a tile, does not reach back to tiles.
+            if entry.is_tile() {
+                continue;
             }
             let goes_on = if entry.height == 0 {
                 self.visit_events(&self.page(entry.row)?, span, visitor)

@@ -243,6 +243,7 @@ impl Task {
                 rules: UnitRules {
                     horizon: group.horizon,
                     has_base: group.has_base,
+                    fold: group.fold,
                     grace: group.source.grace,
                 },
                 group,

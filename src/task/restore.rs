@@ -28,10 +28,13 @@ fn fingerprints(task: &Task, app: &str) -> BTreeMap<String, u64> {
     }
     for to in &task.groups {
         let group = &to.group;
-        let meaning = format!(
+        let mut meaning = format!(
             "{:?} {:?} {:?} {:?} {:?} {:?} {:?}",
             group.key, group.filter, group.columns, group.flags, group.layout, group.horizon, group.has_base
         );
+        if let Some(fold) = group.fold {
+            meaning.push_str(&format!(" {fold:?}"));
+        }
         all.insert(format!("feature group {}-v{}", group.name, group.version), hash(meaning));
     }
     all

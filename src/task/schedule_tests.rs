@@ -35,8 +35,18 @@ feature_groups:
       last: { aggregate: last_k, k: 3, of: x, window: 10m }
       run: { aggregate: count, session: 20s, max: 3m }
       runs: { aggregate: session_count, gap: 20s, window: 3m }
+  tiled:
+    entity: user
+    source: clicks
+    history: 10m
+    features:
+      n: { aggregate: count, window: 24h, edge: tile }
+      spread: { aggregate: stddev, of: x, window: 24h, edge: tile }
+      median: { aggregate: median, of: x, window: 1m }
+      all: { aggregate: sum, of: x, window: lifetime }
 ";
-const FEATURES: [&str; 7] = ["n", "sum", "p95", "max", "last", "run", "runs"];
+const FEATURES: [(&str, &[&str]); 2] =
+    [("g", &["n", "sum", "p95", "max", "last", "run", "runs"]), ("tiled", &["n", "spread", "median", "all"])];
 const USERS: u8 = 12;
 /// Units that need not stay are evicted at once.
 const CACHE_BYTES: usize = 0;
@@ -66,7 +76,7 @@ enum Act {
 }
 
 fn click() -> impl Strategy<Value = Click> {
-    let later = prop_oneof![300 => 0..8_000_i64, 20 => -400_000..0_i64, 1 => 0..14_400_000_i64];
+    let later = prop_oneof![300 => 0..8_000_i64, 20 => -400_000..0_i64, 2 => -4_000_000..0_i64, 1 => 0..14_400_000_i64];
     // One of them has most, as in life.
     let user = prop_oneof![10 => Just(0), 1 => 1..USERS];
     (user, later, prop::bool::weighted(0.1)).prop_map(|(user, later, is_repeated)| Click {
@@ -190,30 +200,38 @@ impl Run {
                 });
             }
         }
-        let task = self.runner.task();
-        let group = &task.groups[0].group;
-        let counts = task.state.read().groups[0];
-        let expected = self.oracle.group_counts("g");
-        let expected = |name: &str| expected.get(name).copied().unwrap_or(0);
-        assert_eq!((counts.applied, counts.duplicate), (expected("applied"), expected("duplicate")));
         let Some(now) = self.oracle.stream_time("g") else {
             assert_eq!(self.runner.position, start, "the first record is always accepted");
             return;
         };
+        for (slot, (group, features)) in FEATURES.iter().enumerate() {
+            self.check_group(slot, group, features, now);
+        }
+    }
+
+    fn check_group(&mut self, slot: usize, name: &str, features: &[&str], now: Millis) {
+        let task = self.runner.task();
+        let group = &task.groups[slot].group;
+        assert_eq!(group.name, name);
+        let counts = task.state.read().groups[slot];
+        let expected = self.oracle.group_counts(name);
+        let expected = |name: &str| expected.get(name).copied().unwrap_or(0);
+        assert_eq!((counts.applied, counts.duplicate), (expected("applied"), expected("duplicate")));
+        let all: Vec<usize> = (0..features.len()).collect();
         for user in (0..USERS).map(|n| format!("u{n}")) {
             let mut entity = Vec::new();
             KeyPart::String(&user).encode(&mut entity);
             for now in [now - 900_000, now - 500_000, now, now + 600_000] {
-                let read = UnitRead { slot: 0, entity: &entity, features: &[0, 1, 2, 3, 4, 5, 6], now };
+                let read = UnitRead { slot, entity: &entity, features: &all, now };
                 let (answers, _) = task.read(&[read]).expect("readable");
-                for (i, name) in FEATURES.iter().enumerate() {
+                for (i, feature) in features.iter().enumerate() {
                     let key = [Value::String(user.as_str().into())];
-                    let theirs = self.oracle.lookup("g", name, &key, now);
+                    let theirs = self.oracle.lookup(name, feature, &key, now);
                     let ours = cell(&group.features[i], &answers[0], answers[0].answers.get(i), now);
                     assert!(
                         is_equal(&theirs.value, &ours.value, theirs.scale)
                             && theirs.status == ours.status.name(),
-                        "{name} of {user} at {now}: {ours:?}, and by the oracle {theirs:?}"
+                        "{feature} of {user} at {now}: {ours:?}, and by the oracle {theirs:?}"
                     );
                 }
             }

@@ -11,7 +11,7 @@ use crate::config::reader::{Mistakes, did_you_mean};
 use crate::config::yaml::Node;
 use crate::expr::{Expr, Scope};
 use crate::model::{Aggregate, Millis, ScalarType, Type, Value};
-use crate::operator::{Calendar, Feature, Layout, Span, reach};
+use crate::operator::{Calendar, Feature, Fold, Layout, Span, reach};
 
 pub(super) fn group(
     index: usize,
@@ -46,6 +46,7 @@ pub(super) fn group(
     let features: Vec<GroupFeature> =
         features.into_iter().map(|planned| planned.place(&mut layout)).collect();
     let (reach, horizon, has_base) = reaches(&features, def.history);
+    let fold = fold(&features, def.history, horizon);
     Some(Group {
         index,
         name: def.name.clone(),
@@ -62,6 +63,7 @@ pub(super) fn group(
         reach,
         horizon,
         has_base,
+        fold,
         columns: columns.into_iter().map(|(_, e)| e).collect(),
         flags: flags.into_iter().map(|(_, e)| e).collect(),
         layout,
@@ -106,6 +108,26 @@ fn reaches(features: &[GroupFeature], history: Millis) -> (Option<Millis>, Optio
     // its entity known to the oldest read.
     let horizon = (!keeps_all).then(|| finite.saturating_add(history).saturating_add(1));
     ((!is_endless).then_some(finite), horizon, is_endless)
+}
+
+/// When events are folded into tiles, if that is worth it: where the events are asked for one by one
+/// over at most half of the time that they would be kept.
+fn fold(features: &[GroupFeature], history: Millis, horizon: Option<Millis>) -> Option<Fold> {
+    let (mut after, mut width): (Millis, Option<Millis>) = (0, None);
+    for feature in features {
+        let plan = &feature.plan;
+        match (&plan.span, plan.is_in_partials()) {
+            // A tile that leaves the horizon enters the accumulators of these.
+            (_, true) if reach(plan).is_none() => {}
+            (Span::Sliding { tile: Some(tile), .. }, true) => {
+                width = Some(width.map_or(*tile, |w| w.min(*tile)));
+            }
+            _ => after = after.max(reach(plan)?),
+        }
+    }
+    // One millisecond more, as in the horizon.
+    let after = after.saturating_add(history).saturating_add(1);
+    (after <= horizon? / 2).then_some(Fold { after, width: width? })
 }
 
 /// Variables of the entity's key, when all of them exist with the right types.

@@ -16,7 +16,7 @@ use crate::config::reader::Mistakes;
 use crate::config::yaml::Mistake;
 use crate::expr::Expr;
 use crate::model::{Millis, ScalarType, Type, Value};
-use crate::operator::{Feature, Layout};
+use crate::operator::{Feature, Fold, Layout};
 
 pub use crate::config::definitions::EmitRule;
 
@@ -156,6 +156,8 @@ pub struct Group {
     pub horizon: Option<Millis>,
     /// Whether events that leave the horizon enter lifetime accumulators.
     pub has_base: bool,
+    /// When events are folded into tiles; none: they stay until they leave the horizon.
+    pub fold: Option<Fold>,
     /// Columns of stored events.
     pub columns: Vec<Expr>,
     /// Flags of stored events.
