@@ -1,6 +1,7 @@
 //! Every aggregate over every kind of window, on real departures, against the naive oracle.
 
 use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 
 use thalweg::app::Engine;
 use thalweg::config::DefinitionFiles;
@@ -75,7 +76,21 @@ fn is_legal(aggregate: &str, window: &str) -> bool {
         || aggregate.starts_with("session_count") && (is_lifetime || window == "window: 30d"))
 }
 
-/// Definitions with a third of all combinations in each of four groups.
+/// What needs no event by itself as soon as it is an hour old, besides those of a short history.
+const TILED: &str = "  tiled:
+    entity: origin
+    source: departures
+    history: HISTORY
+    features:
+      n: { aggregate: count, window: 30d }
+      mean: { aggregate: mean, of: arr_delay, window: 30d }
+      spread: { aggregate: stddev, of: arr_delay, window: 30d }
+      worst: { aggregate: max, of: arr_delay, window: 30d }
+      recent: { aggregate: last_k, k: 3, of: dest, window: 30m }
+      all: { aggregate: sum, of: arr_delay, window: lifetime }
+";
+
+/// Definitions with a third of all combinations in each of four groups, and one of tiles.
 fn definitions(history: &str) -> String {
     let example =
         std::fs::read_to_string(root().join("config/examples/flights/features.yaml")).expect("it is there");
@@ -119,7 +134,7 @@ fn definitions(history: &str) -> String {
                 writeln!(text, "      d1: {{ aggregate: decayed_count, half_life: 30m, where: cancelled }}");
         }
     }
-    text
+    text + &TILED.replace("HISTORY", history)
 }
 
 /// Rows of the committed slice as JSON events; `by_origin` puts the airports one after the other.
@@ -153,6 +168,23 @@ fn events(by_origin: bool) -> Vec<String> {
     rows.into_iter().map(|(_, event)| event).collect()
 }
 
+/// Waits until every task contains all of the source that concerns it.
+fn await_all(engine: &Engine, topic: &str) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let log = &engine.view.log;
+    let ends = (0..log.partitions(topic).expect("it is there")).map(|p| (p, log.end_offset(topic, p)));
+    let ends: Vec<(u32, u64)> = ends.collect();
+    for task in &engine.view.owned().tasks {
+        let needed = ends.iter().filter(|(p, _)| task.topic != topic || task.partition == *p);
+        let is_reached = task.wait_for(deadline, |state| {
+            let positions = task.positions(state);
+            let found = |p: &u32| positions.get(topic).and_then(|by| by.get(p)).copied().unwrap_or(0);
+            needed.clone().all(|(p, end)| found(p) >= *end)
+        });
+        assert!(is_reached, "{} is behind", task.name);
+    }
+}
+
 fn differences(history: &str, by_origin: bool, seed: u64) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let config = folder.path().join("thalweg.yaml");
@@ -173,14 +205,13 @@ fn differences(history: &str, by_origin: bool, seed: u64) {
     engine.stop();
     let engine = Engine::start(&settings, topology()).expect("it starts again");
     engine.wait_ready().expect("it is ready");
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
-    for task in &engine.view.owned().tasks {
-        let end = engine.view.log.end_offset(&task.topic, task.partition);
-        assert!(task.wait_for(deadline, |state| state.applied >= end), "{} is behind", task.name);
-    }
+    await_all(&engine, "departures");
     let report = verify(&engine.view, 400, seed).expect("it can be recomputed");
     assert!(report["values"].as_u64().expect("a count") > 20_000, "{report}");
     assert_eq!(report["differences"], 0, "{report:#}");
+    let unit = thalweg::serving::inspect::key(&engine.view, "tiled", &["JFK".to_owned()]).expect("a unit");
+    let has_tiles = unit["rows"].as_array().expect("a list").iter().any(|row| row["row"].is_null());
+    assert_eq!(has_tiles, history == "1h", "{unit:#}");
     engine.stop();
 }
 
