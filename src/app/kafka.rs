@@ -17,6 +17,7 @@ use super::{Engine, Housekeeper, Opened, Parts, Place, input_topics, task_of};
 use crate::config::settings::{KafkaSettings, Settings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{KafkaLog, KafkaOptions, KafkaSession, Log, ResumePoint, TopicKind};
+use crate::model::Offset;
 use crate::serving::cluster::{Cluster, NodeRecord};
 use crate::serving::{GrpcPeers, View};
 use crate::state::SharedStore;
@@ -324,28 +325,39 @@ impl Takeover {
         // Offsets first, then the end of the changelog: what they name is below it.
         let recovered = self.recovery.log.recovered(&task.topic, task.partition)?;
         self.recovery.follow_changelog(task)?;
-        let barrier = self.recovery.barrier(&*task.store)?;
-        let found = barrier.as_deref().map(txn_id_of).transpose()?;
-        match (&recovered.committed, &found) {
-            (Some((_, txn)), Some(newest)) if txn == newest => {}
-            (None, _) => {}
-            (Some((next, txn)), newest) => {
-                if self.recovery.log.recovered(&task.topic, task.partition)?.committed != recovered.committed
-                {
-                    // The group has given it to somebody else, as this worker is about to hear.
-                    return Err(Error::unavailable(format!("another commits for {}", task.name)));
-                }
-                let newest = newest.as_deref().unwrap_or("none");
-                let message = format!(
-                    "offset {next} of {} was committed by `{txn}`, and the newest commit in its changelog is `{newest}`",
-                    task.name
-                );
-                return Err(Error::corrupted(message)
-                    .with_hint("offsets were reset or the changelog was cut; start under another `app`"));
+        let mut barrier = self.recovery.barrier(&*task.store)?;
+        if let Some(contradiction) = contradiction(task, &recovered.committed, barrier.as_deref())? {
+            if self.recovery.log.recovered(&task.topic, task.partition)?.committed != recovered.committed {
+                // The group has given it to somebody else, as this worker is about to hear.
+                return Err(Error::unavailable(format!("another commits for {}", task.name)));
             }
+            tracing::warn!(task = %task.name, "{contradiction}: the store is rebuilt from the changelog");
+            self.recovery.rebuild(task)?;
+            barrier = self.recovery.barrier(&*task.store)?;
+        }
+        if let Some(contradiction) = contradiction(task, &recovered.committed, barrier.as_deref())? {
+            return Err(Error::corrupted(contradiction)
+                .with_hint("offsets were reset or the changelog was cut; start under another `app`"));
         }
         let from = ResumePoint { committed: barrier, start: recovered.start, end: recovered.end };
         let log = Arc::clone(&self.recovery.log) as Arc<dyn Log>;
         Runner::take_over(Arc::clone(task), log, &from, self.options.clone())
     }
+}
+
+/// What is wrong when offsets and the newest barrier record are not of the same commit (PROTOCOL 26).
+fn contradiction(
+    task: &Task,
+    committed: &Option<(Offset, String)>,
+    barrier: Option<&[u8]>,
+) -> Result<Option<String>> {
+    let newest = barrier.map(txn_id_of).transpose()?;
+    Ok(match committed {
+        Some((next, txn)) if newest.as_ref() != Some(txn) => Some(format!(
+            "offset {next} of {} was committed by `{txn}`, and the newest commit in its changelog is `{}`",
+            task.name,
+            newest.as_deref().unwrap_or("none")
+        )),
+        _ => None,
+    })
 }

@@ -35,15 +35,16 @@ pub(super) struct Recovery {
 impl Recovery {
     /// Makes the store of `task` a consistent copy of the changelog as it is now. Returns the position.
     pub fn follow_changelog(&self, task: &Task) -> Result<u64> {
-        let store = &*task.store;
-        let position = match self.usable_position(store)? {
-            Some(position) => position,
-            None => {
-                wipe(store)?;
-                0
-            }
-        };
-        self.follow(task, position)
+        match self.usable_position(&*task.store)? {
+            Some(position) => self.follow(task, position),
+            None => self.rebuild(task),
+        }
+    }
+
+    /// The same, from the changelog alone.
+    pub fn rebuild(&self, task: &Task) -> Result<u64> {
+        wipe(&*task.store)?;
+        self.follow(task, 0)
     }
 
     /// The newest barrier record that the store has.

@@ -8,8 +8,10 @@ use rdkafka::message::Message;
 use rdkafka::producer::Producer;
 use serde_json::{Value as Json, json};
 use thalweg::config::DefinitionFiles;
+use thalweg::log::BARRIER_KEY;
 use thalweg::model::{Value, partition_of};
 use thalweg::oracle::{Oracle, OracleRecord, is_equal};
+use thalweg::state::{RocksStore, SharedMemory, StateStore as _};
 
 use crate::broker::{Broker, send};
 use crate::crash::{BATCH, DEFINITIONS, START_MS, batch, counts, kill_by_id, random, readings, text_of};
@@ -210,6 +212,40 @@ fn a_topic_that_was_made_anew_is_refused() {
     let (code, _, log) = crate::harness::run(&["run", "--config", config.to_str().expect("UTF-8")], None);
     assert_eq!(code, 3, "{log}");
     assert!(log.contains("the topic was made anew"), "{log}");
+}
+
+/// Has every store under `state` say that one more was committed, and forget all units.
+fn put_ahead(state: &Path) {
+    let memory = SharedMemory::new(8 << 20, 1 << 20);
+    for folder in std::fs::read_dir(state).expect("it is there") {
+        let store = RocksStore::open(&folder.expect("readable").path(), &memory).expect("nobody holds it");
+        let mut changes = Vec::new();
+        store
+            .scan(b"u", &mut |key, _| {
+                changes.push((key.to_vec(), None));
+                true
+            })
+            .expect("readable");
+        let barrier = store.get(BARRIER_KEY).expect("readable").expect("a barrier record");
+        let mut barrier: Json = serde_json::from_slice(&barrier).expect("JSON");
+        barrier["sequence"] = json!(barrier["sequence"].as_u64().expect("a number") + 1);
+        changes.push((BARRIER_KEY.to_vec(), Some(barrier.to_string().into_bytes())));
+        store.write(&changes).and_then(|()| store.flush()).expect("writable");
+    }
+}
+
+#[test]
+fn a_store_that_contradicts_the_offsets_is_rebuilt_from_the_changelog() {
+    let broker = Broker::start();
+    let place = Place::new(DEFINITIONS, &broker.log(PARTITIONS));
+    let engine = place.start();
+    send(&broker.producer(), "payments", &records(0, PARTITIONS));
+    engine.settled_stats();
+    engine.stop();
+    put_ahead(&place.folder.path().join("data/state"));
+    let engine = place.start();
+    assert_eq!(readings(&engine, 1), undisturbed(1).1);
+    engine.stop();
 }
 
 /// Every value and status of groups of `DEFINITIONS` at times around `now` is the oracle's.

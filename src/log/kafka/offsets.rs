@@ -64,13 +64,14 @@ fn fetch(
     }
     let found = reader.committed_offsets(list, timeout)?;
     let committed = |topic: &str, partition: u32| {
-        let element = found.find_partition(topic, partition as i32)?;
-        let KafkaOffset::Offset(next) = element.offset() else { return None };
+        let Some(element) = found.find_partition(topic, partition as i32) else { return Ok(None) };
+        element.error()?;
+        let KafkaOffset::Offset(next) = element.offset() else { return Ok(None) };
         let mut words = element.metadata().split(' ').map(str::to_owned);
         let txn = words.next().unwrap_or_default();
-        Some(Committed { next: next as Offset, txn, producer: words.next() })
+        Ok(Some(Committed { next: next as Offset, txn, producer: words.next() }))
     };
-    Ok(inputs.iter().map(|(topic, partition)| committed(topic, *partition)).collect())
+    inputs.iter().map(|(topic, partition)| committed(topic, *partition)).collect()
 }
 
 /// Next offsets and names of commits for some partitions, stable: behind every transaction that is
