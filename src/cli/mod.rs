@@ -13,6 +13,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use thalweg::app::{endpoints_file, load_definitions};
 use thalweg::config::settings::Settings;
+use thalweg::model::Millis;
+use thalweg::model::time::format_duration;
+use thalweg::topology::Group;
 
 /// A command's end without success.
 pub enum Failure {
@@ -85,13 +88,47 @@ pub fn main() -> ExitCode {
 
 fn check(files: &[PathBuf]) -> Outcome {
     match load_definitions(files) {
-        Ok(_) => Ok(()),
+        Ok(topology) => {
+            // Stdout is for mistakes.
+            topology.groups.iter().for_each(|group| eprintln!("{}", cost(group)));
+            Ok(())
+        }
         Err(lines) => {
             println!("{}", lines.join("\n"));
             let noun = if lines.len() == 1 { "mistake" } else { "mistakes" };
             Err(Failure::Input(format!("{} {noun}", lines.len())))
         }
     }
+}
+
+/// What an entity of a group costs, and what about its definition decides that.
+fn cost(group: &Group) -> String {
+    let (event, partial) = (group.layout.stride() * 8, group.layout.partial_words * 8);
+    // Horizons are a millisecond longer than what they are named after.
+    let span = |millis: Millis| spell(millis - 1);
+    let kept = match (group.horizon, group.fold) {
+        (Some(horizon), Some(fold)) => format!(
+            "one by one for {}, then in tiles of {} for {} where these are smaller, of {partial} bytes",
+            span(fold.after),
+            format_duration(fold.width),
+            span(horizon)
+        ),
+        (Some(horizon), None) => format!("one by one for {}", span(horizon)),
+        (None, _) => "one by one for ever".to_owned(),
+    };
+    format!("{}: events of {event} bytes and their strings are kept {kept}", group.name)
+}
+
+/// As 14d 10m.
+fn spell(duration: Millis) -> String {
+    let (mut left, mut words) = (duration, Vec::new());
+    for unit in [24 * 3_600_000, 3_600_000, 60_000, 1000, 1] {
+        if left >= unit {
+            words.push(format_duration(left / unit * unit));
+            left %= unit;
+        }
+    }
+    words.join(" ")
 }
 
 /// Settings from `path`, the environment and `arguments`.

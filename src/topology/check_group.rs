@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::check_source::{compile, compile_as, zone};
 use super::{Group, GroupFeature, Source, Topology};
 use crate::config::definitions::{
-    Definitions, EntityDef, ExprText, FeatureDef, GroupDef, WindowDef, value_of,
+    Definitions, EmitRule, EntityDef, ExprText, FeatureDef, GroupDef, WindowDef, value_of,
 };
 use crate::config::reader::{Mistakes, did_you_mean};
 use crate::config::yaml::Node;
@@ -46,7 +46,11 @@ pub(super) fn group(
     let features: Vec<GroupFeature> =
         features.into_iter().map(|planned| planned.place(&mut layout)).collect();
     let (reach, horizon, has_base) = reaches(&features, def.history);
-    let fold = fold(&features, def.history, horizon);
+    let is_direct = key.is_some() && source.key == key;
+    // Where source partitions meet, values at the time of an event may be those of long before the row
+    // clock: the partition of the event may be far behind the others.
+    let is_told_late = def.emit == EmitRule::PerEvent && !is_direct;
+    let fold = fold(&features, def.history, horizon).filter(|_| !is_told_late);
     Some(Group {
         index,
         name: def.name.clone(),
@@ -54,7 +58,7 @@ pub(super) fn group(
         entity,
         key_names: entity_def.keys.iter().map(|(n, _)| n.clone()).collect(),
         key_types: entity_def.keys.iter().map(|(_, t)| *t).collect(),
-        is_direct: key.is_some() && source.key == key,
+        is_direct,
         key: key?,
         filter,
         now: def.now,
