@@ -421,7 +421,13 @@ impl LocalLog for EmbeddedLog {
     }
 
     fn committed(&self, task: &str) -> Result<Option<Vec<u8>>> {
-        self.shared.db.get(task_key(task)).map_err(failed("read a commit"))
+        // A database that is open for reading only finds no value in a blob file by its key (RocksDB 11.8),
+        // but comes across it.
+        let mut rows = self.shared.db.raw_iterator();
+        rows.seek(task_key(task));
+        let found = rows.item().filter(|(key, _)| **key == *task_key(task)).map(|(_, value)| value.to_vec());
+        rows.status().map_err(failed("read a commit"))?;
+        Ok(found)
     }
 
     fn wait(&self, seen: u64, timeout: Duration) -> u64 {
@@ -439,6 +445,45 @@ impl Drop for EmbeddedLog {
         if let Some(writer) = self.writer.take() {
             // A panic of the writer has been printed; there is nothing to add here.
             let _ = writer.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+
+    #[test]
+    fn what_was_opened_and_closed_again_can_be_looked_into() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::default());
+        let options = || LogOptions { fsync: FsyncPolicy::Commit, recent_bytes: 0, buffer_bytes: 8 << 20 };
+        let log = EmbeddedLog::open(folder.path(), options(), Arc::clone(&clock)).expect("a new one");
+        log.create_topic("t", 1).expect("a topic");
+        let mut append = Append::to("t");
+        append.push(0, None, Some(&[b'x'; 2000]), &[]);
+        log.append(append).expect("appended");
+        let commit = TaskCommit {
+            task: "t/0".to_owned(),
+            topic: "t".to_owned(),
+            partition: 0,
+            next_offset: 1,
+            txn_id: String::new(),
+            barrier: vec![b'y'; 900],
+            rows: None,
+            appends: Vec::new(),
+            must_sync: true,
+        };
+        log.commit(vec![commit]).recv().expect("an answer").expect("committed");
+        drop(log);
+        for _ in 0..3 {
+            let log = EmbeddedLog::open_read_only(folder.path(), Arc::clone(&clock)).expect("it is there");
+            let point = log.resume_point("t/0", "t", 0).expect("readable");
+            assert_eq!((point.committed, point.end), (Some(vec![b'y'; 900]), 1));
+            assert_eq!(log.read("t", 0, 0, 100).expect("readable").len(), 1);
+            drop(log);
+            drop(EmbeddedLog::open(folder.path(), options(), Arc::clone(&clock)).expect("it goes on"));
         }
     }
 }
