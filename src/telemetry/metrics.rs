@@ -147,7 +147,7 @@ impl Metrics {
             let mut text = String::new();
             // Writing to a string cannot fail.
             let _ = encode_registry(&mut text, registry);
-            all.push_str(text.trim_end().trim_end_matches("# EOF"));
+            all.push_str(&text);
         }
         all
     }

@@ -272,6 +272,12 @@ fn metrics_carry_their_promised_names() {
     ] {
         assert!(text.contains(name), "{name} is missing in\n{text}");
     }
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (name, value) = line.rsplit_once(' ').expect("a name and a value");
+        let bare = name.split('{').next().expect("a name");
+        assert!(bare.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'), "{line}");
+        assert!(value.parse::<f64>().is_ok() && name.contains('{') == name.ends_with('}'), "{line}");
+    }
     assert!(text.ends_with("# EOF\n"));
     assert_eq!(text.matches("# EOF").count(), 1);
     engine.stop();
