@@ -5,14 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::{Engine, Expired, Housekeeper, Parts, Place, input_topics, limits_of, task_of};
+use super::{Engine, Expired, Housekeeper, Opened, Parts, Place, input_topics, limits_of, task_of};
 use crate::clock::{Clock, SystemClock};
 use crate::config::settings::{Fsync, Settings};
 use crate::error::{Error, Result};
 use crate::log::{EmbeddedLog, FsyncPolicy, LocalLog, LocalSession, Log, LogOptions, hold_folder};
 use crate::serving::View;
 use crate::state::{RocksStore, SharedStore};
-use crate::task::{Runner, RunnerOptions, Task};
+use crate::task::{Runner, RunnerOptions, Task, TaskInput};
 use crate::telemetry::Metrics;
 use crate::topology::Topology;
 use crate::worker::{Worker, WorkerOptions};
@@ -85,6 +85,7 @@ pub(super) fn start(parts: Parts, hold: File) -> Result<Engine> {
     }
     let tasks = open_tasks(&parts.topology, settings, &|topic, p| parts.open_store(topic, p))?;
     let view = parts.view(&log);
+    let opened: Opened = Box::new(contains_all(&view, &parts.topology));
     let workers = start_workers(&parts, &view, &tasks, &embedded)?;
     view.set_tasks(tasks);
     let stop = Arc::new(AtomicBool::new(false));
@@ -95,7 +96,39 @@ pub(super) fn start(parts: Parts, hold: File) -> Result<Engine> {
         stop: Arc::clone(&stop),
     };
     let helpers = vec![housekeeper.start()?];
-    Ok(Engine { view, workers, opened: Vec::new(), helpers, stop, _hold: hold })
+    Ok(Engine { view, workers, opened: vec![opened], helpers, stop, _hold: hold })
+}
+
+/// Says whether every task contains what the sources held just now: what was acknowledged before a
+/// crash is in the first answers after it.
+fn contains_all(view: &Arc<View>, topology: &Topology) -> impl Fn() -> bool + use<> {
+    let ends = |topic: &str| {
+        let partitions = view.log.partitions(topic).unwrap_or(0);
+        (0..partitions).map(|p| view.log.end_offset(topic, p)).collect::<Vec<_>>()
+    };
+    let sources: Vec<(String, Vec<u64>)> =
+        topology.topics().into_iter().map(|topic| (topic.to_owned(), ends(topic))).collect();
+    let view = Arc::clone(view);
+    move || {
+        let contains = |task: &Arc<Task>| {
+            let positions = task.positions(&task.state.read());
+            let reached = |topic: &str, partition: usize| {
+                positions.get(topic).and_then(|by| by.get(&(partition as u32))).copied()
+            };
+            sources.iter().all(|(topic, ends)| {
+                let is_behind = |(p, end): (usize, &u64)| match &task.input {
+                    TaskInput::Topic { .. } => reached(topic, p).is_some_and(|at| at < *end),
+                    TaskInput::Repartition => {
+                        task.groups[0].group.source.topic == *topic && reached(topic, p).unwrap_or(0) < *end
+                    }
+                };
+                !ends.iter().enumerate().any(is_behind)
+            })
+        };
+        let tasks = &view.owned().tasks;
+        // One that has failed never will, nor what it feeds; and it is told about elsewhere.
+        tasks.iter().any(|task| task.failure().is_some()) || tasks.iter().all(contains)
+    }
 }
 
 fn expired(log: Arc<EmbeddedLog>, settings: &Settings, clock: Arc<dyn Clock>) -> Expired {
