@@ -27,6 +27,9 @@ pub(super) fn lookup_request(message: proto::GetFeaturesRequest) -> Result<Looku
         .as_of
         .iter()
         .map(|t| {
+            if !(0..1_000_000_000).contains(&t.nanos) {
+                return Err(Error::invalid(format!("`as_of` has {} nanos", t.nanos)));
+            }
             let millis = i128::from(t.seconds) * 1000 + i128::from(t.nanos.div_euclid(1_000_000));
             time::in_range(millis).ok_or_else(|| Error::invalid("`as_of` is outside the years 1 to 9999"))
         })

@@ -107,13 +107,27 @@ async fn bounded(State(shared): State<Shared>, request: Request, next: Next) -> 
         let message = format!("{under_way} requests are under way");
         Error::new(ErrorKind::Exhausted, message).with_hint("try again after a pause").into_response()
     } else {
-        next.run(request).await
+        in_form(next.run(request).await).await
     };
     drop(guard);
     if let Some(view) = shared.access.get() {
         view.metrics.request(&route, response.status().as_str());
     }
     response
+}
+
+/// Most bytes of what the framework says when it refuses something.
+const SENTENCE_MAX: usize = 4096;
+
+/// What the framework refuses by itself, in the form of all other refusals.
+async fn in_form(response: Response) -> Response {
+    let kind = response.headers().get(header::CONTENT_TYPE).map(|kind| kind.as_bytes());
+    if !response.status().is_client_error() || kind.is_none_or(|kind| !kind.starts_with(b"text/plain")) {
+        return response;
+    }
+    let status = response.status();
+    let text = to_bytes(response.into_body(), SENTENCE_MAX).await.unwrap_or_default();
+    failure(status, "INVALID_ARGUMENT", &String::from_utf8_lossy(&text), "")
 }
 
 /// A request that is counted as long as it lives, also when its caller goes away.
@@ -312,7 +326,13 @@ async fn inspect_verify(
     Path((entities, seed)): Path<(usize, u64)>,
 ) -> Result<Response> {
     let view = shared.view()?;
-    let report = blocking(move || super::verify::verify(&view, entities, seed)).await?;
+    // It may take minutes; who goes away ends it.
+    let is_wanted = Arc::new(());
+    let waiting = Arc::downgrade(&is_wanted);
+    let report =
+        blocking(move || super::verify::verify(&view, entities, seed, &|| waiting.strong_count() > 0))
+            .await?;
+    drop(is_wanted);
     Ok(axum::Json(report).into_response())
 }
 

@@ -53,6 +53,9 @@ pub(super) fn parse(body: &[u8]) -> Result<LookupRequest> {
     }
     request.as_of = match object.remove("as_of") {
         None | Some(Json::Null) => Vec::new(),
+        Some(Json::Array(items)) if items.is_empty() => {
+            return Err(wrong("as_of", "a time, or one for each row"));
+        }
         Some(Json::Array(items)) => items.iter().map(as_of).collect::<Result<_>>()?,
         Some(one) => vec![as_of(&one)?],
     };

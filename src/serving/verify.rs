@@ -27,29 +27,37 @@ impl SplitMix {
     }
 }
 
-/// Compares all features of `entities` random entities at random readable times.
+/// Compares all features of `entities` random entities at random readable times, as long as somebody
+/// wants to know.
 ///
 /// # Errors
-/// A log that was cut or cannot be read, definitions that the oracle cannot work with.
-pub fn verify(view: &View, entities: usize, seed: u64) -> Result<Json> {
+/// There is no entity. A log that was cut or cannot be read, definitions that the oracle cannot work
+/// with. Nobody wants to know.
+pub fn verify(view: &View, entities: usize, seed: u64, is_wanted: &dyn Fn() -> bool) -> Result<Json> {
+    let check_wanted =
+        || if is_wanted() { Ok(()) } else { Err(Error::unavailable("nobody waits for the answer")) };
     let topics = view.topology.topics();
     let partitions = topics.iter().filter_map(|t| view.log.partitions(t)).max().unwrap_or(1);
     let mut oracle = Oracle::new(&view.topology.definitions, partitions).map_err(Error::invalid)?;
     for topic in topics {
         for partition in 0..view.log.partitions(topic).unwrap_or(0) {
-            feed(view, topic, partition, &mut oracle)?;
+            feed(view, topic, partition, &mut oracle, &check_wanted)?;
         }
     }
     let mut random = SplitMix(seed);
-    let known: Vec<Vec<Vec<Value>>> = view.topology.groups.iter().map(|g| oracle.entities(&g.name)).collect();
+    let known = |index: usize| (index, oracle.entities(&view.topology.groups[index].name));
+    let mut known: Vec<(usize, Vec<Vec<Value>>)> = (0..view.topology.groups.len()).map(known).collect();
+    known.retain(|(_, keys)| !keys.is_empty());
+    if known.is_empty() {
+        return Err(Error::not_found("no group has an entity: there is nothing to compare"));
+    }
     let (mut values, mut differences, mut shown) = (0_u64, 0_u64, Vec::new());
     for _ in 0..entities {
-        let index = random.below(known.len());
+        check_wanted()?;
+        let (index, keys) = &known[random.below(known.len())];
+        let (index, key) = (*index, &keys[random.below(keys.len())]);
         let group = &view.topology.groups[index];
-        let (Some(now), false) = (oracle.stream_time(&group.name), known[index].is_empty()) else {
-            continue;
-        };
-        let key = &known[index][random.below(known[index].len())];
+        let Some(now) = oracle.stream_time(&group.name) else { continue };
         let now = now - random.below(group.history.max(1) as usize) as Millis;
         for difference in compare(view, &oracle, index, key, now, &mut values)? {
             differences += 1;
@@ -61,13 +69,20 @@ pub fn verify(view: &View, entities: usize, seed: u64) -> Result<Json> {
     Ok(json!({ "values": values, "differences": differences, "shown": shown }))
 }
 
-fn feed(view: &View, topic: &str, partition: u32, oracle: &mut Oracle) -> Result<()> {
+fn feed(
+    view: &View,
+    topic: &str,
+    partition: u32,
+    oracle: &mut Oracle,
+    check_wanted: &dyn Fn() -> Result<()>,
+) -> Result<()> {
     let mut at = view.log.start_offset(topic, partition);
     if at > 0 {
         let message = format!("{topic}/{partition} starts at offset {at}: what was cut cannot be recomputed");
         return Err(Error::invalid(message));
     }
     loop {
+        check_wanted()?;
         let batches = view.log.read(topic, partition, at, 1 << 20)?;
         let Some(last) = batches.last() else { return Ok(()) };
         at = last.next_offset();

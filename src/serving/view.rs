@@ -133,7 +133,10 @@ impl View {
         }
         let owned = self.owned();
         let restoring = owned.tasks.iter().filter(|t| t.status() == Status::Restoring).count();
-        let message = format!("{restoring} of {} partitions are being restored", owned.tasks.len());
+        let message = match restoring {
+            0 => "partitions are being assigned and taken over".to_owned(),
+            some => format!("{some} of {} partitions are being restored", owned.tasks.len()),
+        };
         Err(Error::unavailable(message).with_hint("try again in a moment"))
     }
 
