@@ -50,7 +50,8 @@ install_build_tools() {
         command -v clang >/dev/null || missing+=(clang)
         command -v make >/dev/null || missing+=(make)
         command -v c++ >/dev/null || missing+=(g++)
-        ls /usr/lib/llvm-*/lib/libclang*.so* >/dev/null 2>&1 || missing+=(libclang-dev)
+        # What `clang` itself brings, libclang.so.1, is not found by the bindings.
+        compgen -G '/usr/lib/llvm-*/lib/libclang.so' >/dev/null || missing+=(libclang-dev)
         [ -e /usr/include/openssl/ssl.h ] || missing+=(libssl-dev)
         [ -e /usr/include/zlib.h ] || missing+=(zlib1g-dev)
         command -v python3 >/dev/null || missing+=(python3)
