@@ -10,9 +10,10 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::settings::{Fsync, Settings};
 use crate::error::{Error, Result};
 use crate::log::{EmbeddedLog, FsyncPolicy, LocalLog, LocalSession, Log, LogOptions, hold_folder};
+use crate::model::Positions;
 use crate::serving::View;
 use crate::state::{RocksStore, SharedStore};
-use crate::task::{Runner, RunnerOptions, Task, TaskInput};
+use crate::task::{Runner, RunnerOptions, Task};
 use crate::telemetry::Metrics;
 use crate::topology::Topology;
 use crate::worker::{Worker, WorkerOptions};
@@ -104,30 +105,16 @@ pub(super) fn start(parts: Parts, hold: File) -> Result<Engine> {
 fn contains_all(view: &Arc<View>, topology: &Topology) -> impl Fn() -> bool + use<> {
     let ends = |topic: &str| {
         let partitions = view.log.partitions(topic).unwrap_or(0);
-        (0..partitions).map(|p| view.log.end_offset(topic, p)).collect::<Vec<_>>()
+        (0..partitions).map(|p| (p, view.log.end_offset(topic, p))).collect()
     };
-    let sources: Vec<(String, Vec<u64>)> =
+    let held: Positions =
         topology.topics().into_iter().map(|topic| (topic.to_owned(), ends(topic))).collect();
     let view = Arc::clone(view);
     move || {
-        let contains = |task: &Arc<Task>| {
-            let positions = task.positions(&task.state.read());
-            let reached = |topic: &str, partition: usize| {
-                positions.get(topic).and_then(|by| by.get(&(partition as u32))).copied()
-            };
-            sources.iter().all(|(topic, ends)| {
-                let is_behind = |(p, end): (usize, &u64)| match &task.input {
-                    TaskInput::Topic { .. } => reached(topic, p).is_some_and(|at| at < *end),
-                    TaskInput::Repartition => {
-                        task.groups[0].group.source.topic == *topic && reached(topic, p).unwrap_or(0) < *end
-                    }
-                };
-                !ends.iter().enumerate().any(is_behind)
-            })
-        };
         let tasks = &view.owned().tasks;
         // One that has failed never will, nor what it feeds; and it is told about elsewhere.
-        tasks.iter().any(|task| task.failure().is_some()) || tasks.iter().all(contains)
+        tasks.iter().any(|task| task.failure().is_some())
+            || tasks.iter().all(|task| task.contains(&task.state.read(), &held))
     }
 }
 

@@ -326,18 +326,18 @@ impl Takeover {
         let recovered = self.recovery.log.recovered(&task.topic, task.partition)?;
         self.recovery.follow_changelog(task)?;
         let mut barrier = self.recovery.barrier(&*task.store)?;
-        if let Some(contradiction) = contradiction(task, &recovered.committed, barrier.as_deref())? {
+        if let Some(why) = contradiction(task, &recovered.committed, barrier.as_deref())? {
             if self.recovery.log.recovered(&task.topic, task.partition)?.committed != recovered.committed {
                 // The group has given it to somebody else, as this worker is about to hear.
                 return Err(Error::unavailable(format!("another commits for {}", task.name)));
             }
-            tracing::warn!(task = %task.name, "{contradiction}: the store is rebuilt from the changelog");
+            tracing::warn!(task = %task.name, "{why}: the store is rebuilt from the changelog");
             self.recovery.rebuild(task)?;
             barrier = self.recovery.barrier(&*task.store)?;
-        }
-        if let Some(contradiction) = contradiction(task, &recovered.committed, barrier.as_deref())? {
-            return Err(Error::corrupted(contradiction)
-                .with_hint("offsets were reset or the changelog was cut; start under another `app`"));
+            if let Some(why) = contradiction(task, &recovered.committed, barrier.as_deref())? {
+                return Err(Error::corrupted(why)
+                    .with_hint("offsets were reset or the changelog was cut; start under another `app`"));
+            }
         }
         let from = ResumePoint { committed: barrier, start: recovered.start, end: recovered.end };
         let log = Arc::clone(&self.recovery.log) as Arc<dyn Log>;

@@ -59,9 +59,7 @@ impl Base {
         self.oldest = if self.count == 0 { first } else { self.oldest.min(first) };
         self.newest = if self.count == 0 { last } else { self.newest.max(last) };
         self.count += count;
-        for index in 0..layout.series.len() {
-            merge_series(layout, index, &mut self.words, words);
-        }
+        merge(layout, &mut self.words, words);
     }
 }
 
@@ -132,6 +130,14 @@ pub fn add_series(layout: &Layout, index: usize, words: &mut [u64], event: Event
                 }
             }
         }
+    }
+}
+
+/// Merges `other` into all series; for [`PartKind::Breaks`] its events must not be before those of
+/// `words`.
+pub fn merge(layout: &Layout, words: &mut [u64], other: &[u64]) {
+    for index in 0..layout.series.len() {
+        merge_series(layout, index, words, other);
     }
 }
 

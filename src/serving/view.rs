@@ -280,22 +280,7 @@ impl View {
     ) -> Result<()> {
         let deadline = Instant::now() + wait;
         for task in tasks {
-            let is_fed = |topic: &str, partition: u32| match &task.input {
-                TaskInput::Topic { .. } => task.topic == topic && task.partition == partition,
-                TaskInput::Repartition => task.groups[0].group.source.topic == topic,
-            };
-            let needed: Vec<(&String, u32, u64)> = wanted
-                .iter()
-                .flat_map(|(topic, by)| by.iter().map(move |(p, next)| (topic, *p, *next)))
-                .filter(|(topic, partition, _)| is_fed(topic, *partition))
-                .collect();
-            let is_reached = task.wait_for(deadline, |state| {
-                let positions = task.positions(state);
-                needed.iter().all(|(topic, partition, next)| {
-                    let found = positions.get(*topic).and_then(|by| by.get(partition));
-                    found.copied().unwrap_or(0) >= *next
-                })
-            });
+            let is_reached = task.wait_for(deadline, |state| task.contains(state, wanted));
             if !is_reached {
                 let message = format!("{} has not applied the demanded positions within the wait", task.name);
                 return Err(Error::new(ErrorKind::NotYetApplied, message)

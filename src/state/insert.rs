@@ -54,7 +54,7 @@ pub enum Outcome {
     Applied,
 }
 
-pub(super) fn summary(layout: &Layout, events: &EventBuf) -> Box<[u64]> {
+fn summary(layout: &Layout, events: &EventBuf) -> Box<[u64]> {
     let mut words = vec![0; layout.partial_words];
     for index in 0..events.len(layout) {
         partial::add(layout, &mut words, events.get(layout, index));
@@ -64,16 +64,27 @@ pub(super) fn summary(layout: &Layout, events: &EventBuf) -> Box<[u64]> {
 
 fn fold(layout: &Layout, children: &[Entry]) -> Box<[u64]> {
     let mut words = vec![0; layout.partial_words];
-    for child in children {
-        for index in 0..layout.series.len() {
-            partial::merge_series(layout, index, &mut words, &child.words);
-        }
-    }
+    children.iter().for_each(|child| partial::merge(layout, &mut words, &child.words));
     words.into()
 }
 
 fn run_max(layout: &Layout) -> usize {
     (RUN_BYTES / (64 + (layout.partial_words + layout.sketched.len()) * 8)).clamp(8, FAN_OUT)
+}
+
+impl Entry {
+    /// Of neighbouring events, which stand in `row`.
+    pub(super) fn over_events(layout: &Layout, row: u64, events: &EventBuf) -> Self {
+        Self {
+            row,
+            height: 0,
+            lo: events.first_order(layout).unwrap_or_default(),
+            hi: events.last_order(layout).unwrap_or_default(),
+            events: events.len(layout) as u64,
+            words: summary(layout, events),
+            sketches: Box::default(),
+        }
+    }
 }
 
 impl Unit {
@@ -223,15 +234,7 @@ impl Unit {
     pub(super) fn add_page(&mut self, layout: &Layout, events: &EventBuf) -> Entry {
         let mut bytes = Vec::with_capacity(events.bytes() + 8);
         events.encode(layout, &mut bytes);
-        Entry {
-            row: self.add_row(bytes),
-            height: 0,
-            lo: events.first_order(layout).unwrap_or_default(),
-            hi: events.last_order(layout).unwrap_or_default(),
-            events: events.len(layout) as u64,
-            words: summary(layout, events),
-            sketches: Box::default(),
-        }
+        Entry::over_events(layout, self.add_row(bytes), events)
     }
 
     pub(super) fn add_node(&mut self, layout: &Layout, children: &[Entry]) -> Entry {

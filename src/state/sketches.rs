@@ -77,14 +77,13 @@ impl UnitView<'_> {
     /// much.
     fn sketches_over(&self, children: &[Entry], height: u8) -> Result<Vec<Option<Sketch>>> {
         let layout = self.layout;
+        if children.iter().any(Entry::is_tile) {
+            // Nobody asks: it is older than any event that is asked for by itself.
+            return Ok(layout.sketched.iter().map(|_| None).collect());
+        }
         let all = layout.sketched.iter().map(|series| Some(Gatherer::new(layout, *series)));
         let mut all: Vec<Option<Gatherer<'_>>> = all.collect();
         for child in children {
-            if child.is_tile() {
-                // Nobody asks: it is older than any event that is asked for by itself.
-                all.iter_mut().for_each(|gatherer| *gatherer = None);
-                continue;
-            }
             if child.height == 0 {
                 let page = self.page(child.row)?;
                 for event in 0..page.len(layout) {

@@ -6,7 +6,6 @@
 //! there are few events in a stretch the page stays as it is, which takes less room. A late event goes
 //! into the tile of its stretch.
 
-use super::insert::summary;
 use super::unit::{Entry, Unit, UnitRules};
 use super::view::{RowSource, UnitView};
 use crate::error::Result;
@@ -38,23 +37,13 @@ impl Entry {
 
     /// A tile over neighbouring events.
     fn tile(layout: &Layout, events: &EventBuf) -> Self {
-        Self {
-            row: TILE,
-            height: 0,
-            lo: events.first_order(layout).unwrap_or_default(),
-            hi: events.last_order(layout).unwrap_or_default(),
-            events: events.len(layout) as u64,
-            words: summary(layout, events),
-            sketches: Box::default(),
-        }
+        Self::over_events(layout, TILE, events)
     }
 
     fn take_in(&mut self, layout: &Layout, other: &Self) {
         (self.lo, self.hi) = (self.lo.min(other.lo), self.hi.max(other.hi));
         self.events += other.events;
-        for index in 0..layout.series.len() {
-            partial::merge_series(layout, index, &mut self.words, &other.words);
-        }
+        partial::merge(layout, &mut self.words, &other.words);
     }
 }
 

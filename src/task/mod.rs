@@ -381,6 +381,20 @@ impl Task {
         positions
     }
 
+    /// Whether `state` contains all of `wanted` that feeds the task.
+    pub fn contains(&self, state: &TaskState, wanted: &Positions) -> bool {
+        let positions = self.positions(state);
+        let is_fed = |topic: &str, partition: u32| match &self.input {
+            TaskInput::Topic { .. } => self.topic == topic && self.partition == partition,
+            TaskInput::Repartition => self.groups[0].group.source.topic == topic,
+        };
+        let reached =
+            |topic: &str, p: u32| positions.get(topic).and_then(|by| by.get(&p)).copied().unwrap_or(0);
+        wanted
+            .iter()
+            .all(|(topic, by)| by.iter().all(|(p, next)| !is_fed(topic, *p) || reached(topic, *p) >= *next))
+    }
+
     /// Stream time of the partition of group `slot`.
     pub fn group_stream_time(&self, state: &TaskState, slot: usize) -> Option<Millis> {
         match &self.input {

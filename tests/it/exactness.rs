@@ -173,14 +173,9 @@ fn await_all(engine: &Engine, topic: &str) {
     let deadline = Instant::now() + Duration::from_secs(60);
     let log = &engine.view.log;
     let ends = (0..log.partitions(topic).expect("it is there")).map(|p| (p, log.end_offset(topic, p)));
-    let ends: Vec<(u32, u64)> = ends.collect();
+    let held = [(topic.to_owned(), ends.collect())].into();
     for task in &engine.view.owned().tasks {
-        let needed = ends.iter().filter(|(p, _)| task.topic != topic || task.partition == *p);
-        let is_reached = task.wait_for(deadline, |state| {
-            let positions = task.positions(state);
-            let found = |p: &u32| positions.get(topic).and_then(|by| by.get(p)).copied().unwrap_or(0);
-            needed.clone().all(|(p, end)| found(p) >= *end)
-        });
+        let is_reached = task.wait_for(deadline, |state| task.contains(state, &held));
         assert!(is_reached, "{} is behind", task.name);
     }
 }

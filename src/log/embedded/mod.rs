@@ -424,8 +424,9 @@ impl LocalLog for EmbeddedLog {
         // A database that is open for reading only finds no value in a blob file by its key (RocksDB 11.8),
         // but comes across it.
         let mut rows = self.shared.db.raw_iterator();
-        rows.seek(task_key(task));
-        let found = rows.item().filter(|(key, _)| **key == *task_key(task)).map(|(_, value)| value.to_vec());
+        let wanted = task_key(task);
+        rows.seek(&wanted);
+        let found = rows.item().filter(|(key, _)| **key == *wanted).map(|(_, value)| value.to_vec());
         rows.status().map_err(failed("read a commit"))?;
         Ok(found)
     }
