@@ -116,7 +116,11 @@ fn cost(group: &Group) -> String {
         (Some(horizon), None) => format!("one by one for {}", span(horizon)),
         (None, _) => "one by one for ever".to_owned(),
     };
-    format!("{}: events of {event} bytes and their strings are kept {kept}", group.name)
+    let why = match (group.fold, group.furthest) {
+        (None, Some(index)) => format!(": `{}` asks for single events", group.features[index].name),
+        _ => String::new(),
+    };
+    format!("{}: events of {event} bytes and their strings are kept {kept}{why}", group.name)
 }
 
 /// As 14d 10m.

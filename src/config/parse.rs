@@ -21,12 +21,19 @@ pub fn definitions(root: &Node, definitions: &mut Definitions, mistakes: &mut Mi
     let Some(top) = Fields::of(root, root.place, "a definition file", &known, mistakes) else {
         return;
     };
+    let says_nothing = match &root.kind {
+        Kind::Map(entries) => entries.iter().all(|(_, node)| matches!(node.kind, Kind::Null)),
+        _ => true,
+    };
+    if says_nothing {
+        mistakes.push(root.place, format!("the file defines nothing; expected {}", known.join(", ")));
+    }
     each(&top, "entities", mistakes, |key, node, m| {
-        if let Some(def) = unique(&definitions.entities, key, |e| (&e.name, e.place), "entity", m)
-            .then(|| entity(key, node, m))
-            .flatten()
-        {
-            definitions.entities.push(def);
+        if unique(&definitions.entities, key, |e| (&e.name, e.place), "entity", m) {
+            match entity(key, node, m) {
+                Some(def) => definitions.entities.push(def),
+                None => definitions.unreadable.push(key.name.clone()),
+            }
         }
     });
     each(&top, "request", mistakes, |key, node, m| {
@@ -37,10 +44,11 @@ pub fn definitions(root: &Node, definitions: &mut Definitions, mistakes: &mut Mi
         }
     });
     each(&top, "sources", mistakes, |key, node, m| {
-        if unique(&definitions.sources, key, |s| (&s.name, s.place), "source", m)
-            && let Some(def) = source(key, node, m)
-        {
-            definitions.sources.push(def);
+        if unique(&definitions.sources, key, |s| (&s.name, s.place), "source", m) {
+            match source(key, node, m) {
+                Some(def) => definitions.sources.push(def),
+                None => definitions.unreadable.push(key.name.clone()),
+            }
         }
     });
     each(&top, "feature_groups", mistakes, |key, node, m| {

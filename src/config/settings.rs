@@ -147,41 +147,44 @@ impl Settings {
     ) -> Result<Self, Vec<String>> {
         let text = std::fs::read_to_string(path)
             .map_err(|e| vec![format!("{}:1:1: error: cannot read the file: {e}", path.display())])?;
-        let paths = [path.to_owned()];
-        let shown = |mistakes: Vec<yaml::Mistake>| -> Vec<String> {
-            mistakes.iter().map(|m| show_mistake(m, &paths)).collect()
+        // What was not written in the file has the place of its own "file": the environment, an argument.
+        let mut paths = vec![path.to_owned()];
+        let shown = |mistakes: Vec<yaml::Mistake>, paths: &[PathBuf]| -> Vec<String> {
+            mistakes.iter().map(|m| show_mistake(m, paths)).collect()
         };
-        let mut root = yaml::parse(&text, 0).map_err(shown)?;
+        let mut root = yaml::parse(&text, 0).map_err(|mistakes| shown(mistakes, &paths))?;
         let known = known_keys();
         let mut origins: Vec<(String, String)> = Vec::new();
-        let (mut errors, mut ignored) = (Vec::new(), Vec::new());
+        let mut overlay = |root: &mut Node, key: &str, value: &str, origin: String| {
+            set(root, key, value, paths.len());
+            paths.push(PathBuf::from(&origin));
+            origins.push((key.to_owned(), origin));
+        };
+        let mut ignored = Vec::new();
         let mut environment: Vec<(String, String)> = environment.collect();
         environment.sort();
         if let Some((name, value)) = environment.iter().find(|(n, _)| n == "KAFKA_BOOTSTRAP_SERVERS")
             && find(&root, "log.embedded").is_none()
         {
-            set(&mut root, "log.kafka.brokers", value);
-            origins.push(("log.kafka.brokers".to_owned(), format!("environment {name}")));
+            overlay(&mut root, "log.kafka.brokers", value, format!("environment {name}"));
         }
         for (name, value) in
             environment.into_iter().filter(|(n, _)| n.starts_with("THALWEG_") && n != CRASH_AT)
         {
             let key = name["THALWEG_".len()..].to_lowercase().replace("__", ".");
             if known.contains(&key.as_str()) {
-                set(&mut root, &key, &value);
-                origins.push((key, format!("environment {name}")));
+                overlay(&mut root, &key, &value, format!("environment {name}"));
             } else {
                 // Not an error: a cluster sets variables like THALWEG_PORT for a service's name.
                 ignored.push(name);
             }
         }
         for (key, value) in arguments {
-            set(&mut root, key, value);
-            origins.push(((*key).to_owned(), "command line".to_owned()));
+            overlay(&mut root, key, value, "command line".to_owned());
         }
         let mut mistakes = Mistakes::default();
         let settings = Self::read(&root, path, &mut mistakes, &origins);
-        errors.extend(shown(mistakes.sorted()));
+        let errors = shown(mistakes.sorted(), &paths);
         match settings {
             Some(settings) if errors.is_empty() => Ok(Self { ignored, ..settings }),
             _ => Err(errors),
@@ -387,15 +390,16 @@ fn show(node: &Node) -> String {
     }
 }
 
-/// Puts `value`, read as YAML, at `key`.
-fn set(root: &mut Node, key: &str, value: &str) {
-    let place = Place { file: 0, line: 1, column: 1 };
+/// Puts `value`, read as YAML, at `key`, as if it stood in `file`.
+fn set(root: &mut Node, key: &str, value: &str, file: usize) {
+    let place = Place { file, line: 1, column: 1 };
     let read = yaml::parse(value, 0).ok().filter(|n| !matches!(n.kind, Kind::Map(_) | Kind::Null));
     let text = Kind::Text { text: value.to_owned(), shift: None };
     let mut new = read.unwrap_or(Node { place, kind: text });
     new.place = place;
     let mut node = root;
-    for part in key.split('.') {
+    let mut parts = key.split('.').peekable();
+    while let Some(part) = parts.next() {
         if !matches!(node.kind, Kind::Map(_)) {
             node.kind = Kind::Map(Vec::new());
         }
@@ -408,7 +412,11 @@ fn set(root: &mut Node, key: &str, value: &str) {
                 entries.len() - 1
             }
         };
-        node = &mut entries[index].1;
+        let (key, value) = &mut entries[index];
+        if parts.peek().is_none() {
+            key.place = place;
+        }
+        node = value;
     }
     *node = new;
 }

@@ -20,14 +20,15 @@ pub(super) fn group(
     definitions: &Definitions,
     mistakes: &mut Mistakes,
 ) -> Option<Group> {
+    let is_unknown = |name: &String| !definitions.unreadable.contains(name);
     let entity = definitions.entities.iter().position(|e| e.name == def.entity.value);
-    if entity.is_none() {
+    if entity.is_none() && is_unknown(&def.entity.value) {
         let hint = did_you_mean(&def.entity.value, definitions.entities.iter().map(|e| e.name.as_str()));
         let message = format!("unknown entity `{}`; expected one of `entities`{hint}", def.entity.value);
         mistakes.push(def.entity.place, message);
     }
     let source = topology.sources.iter().find(|s| s.name == def.source.value);
-    if source.is_none() {
+    if source.is_none() && is_unknown(&def.source.value) {
         let hint = did_you_mean(&def.source.value, topology.sources.iter().map(|s| s.name.as_str()));
         let message = format!("unknown source `{}`; expected one of `sources`{hint}", def.source.value);
         mistakes.push(def.source.place, message);
@@ -68,6 +69,7 @@ pub(super) fn group(
         horizon,
         has_base,
         fold,
+        furthest: furthest(&features),
         columns: columns.into_iter().map(|(_, e)| e).collect(),
         flags: flags.into_iter().map(|(_, e)| e).collect(),
         layout,
@@ -117,21 +119,31 @@ fn reaches(features: &[GroupFeature], history: Millis) -> (Option<Millis>, Optio
 /// When events are folded into tiles, if that is worth it: where the events are asked for one by one
 /// over at most half of the time that they would be kept.
 fn fold(features: &[GroupFeature], history: Millis, horizon: Option<Millis>) -> Option<Fold> {
-    let (mut after, mut width): (Millis, Option<Millis>) = (0, None);
-    for feature in features {
-        let plan = &feature.plan;
-        match (&plan.span, plan.is_in_partials()) {
-            // A tile that leaves the horizon enters the accumulators of these.
-            (_, true) if reach(plan).is_none() => {}
-            (Span::Sliding { tile: Some(tile), .. }, true) => {
-                width = Some(width.map_or(*tile, |w| w.min(*tile)));
-            }
-            _ => after = after.max(reach(plan)?),
-        }
-    }
+    let after = match furthest(features) {
+        Some(index) => reach(&features[index].plan)?,
+        None => 0,
+    };
+    let tiles = features.iter().filter(|f| !asks_for_events(f)).filter_map(|f| match f.plan.span {
+        Span::Sliding { tile, .. } => tile,
+        _ => None,
+    });
     // One millisecond more, as in the horizon.
     let after = after.saturating_add(history).saturating_add(1);
-    (after <= horizon? / 2).then_some(Fold { after, width: width? })
+    (after <= horizon? / 2).then_some(Fold { after, width: tiles.min()? })
+}
+
+/// Whether tiles cannot answer for single events. A tile that leaves the horizon enters lifetime
+/// accumulators.
+fn asks_for_events(feature: &GroupFeature) -> bool {
+    let plan = &feature.plan;
+    let is_tiled = matches!(plan.span, Span::Sliding { tile: Some(_), .. });
+    !(plan.is_in_partials() && (is_tiled || reach(plan).is_none()))
+}
+
+/// Of the features that ask for single events, the one that looks back furthest.
+fn furthest(features: &[GroupFeature]) -> Option<usize> {
+    let asking = (0..features.len()).filter(|index| asks_for_events(&features[*index]));
+    asking.max_by_key(|index| reach(&features[*index].plan).unwrap_or(Millis::MAX))
 }
 
 /// Variables of the entity's key, when all of them exist with the right types.

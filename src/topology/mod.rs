@@ -158,6 +158,8 @@ pub struct Group {
     pub has_base: bool,
     /// When events are folded into tiles; none: they stay until they leave the horizon.
     pub fold: Option<Fold>,
+    /// The feature that asks for single events furthest back, by its index.
+    pub furthest: Option<usize>,
     /// Columns of stored events.
     pub columns: Vec<Expr>,
     /// Flags of stored events.

@@ -1,6 +1,6 @@
 //! `thalweg check`: every mistake of all files in one run, at its line.
 
-use crate::harness::run;
+use crate::harness::{Place, run};
 
 const HEAD: &str = "\
 entities:
@@ -135,6 +135,36 @@ fn mistakes_of_the_rest_stand_at_their_line() {
         let at = found.iter().find(|(l, m)| l.abs_diff(line) <= 1 && m.contains(word));
         assert!(at.is_some(), "{to:?} should be named at line {line} with {word:?}: {found:?}");
     }
+}
+
+#[test]
+fn what_follows_from_a_mistake_is_no_second_one() {
+    let good = format!("{HEAD}    features:\n      c: {{ aggregate: count, window: 1h }}\n");
+    for (from, to) in [
+        ("  user: { key: user_id, type: string }", "  user: { key: user_id, type: float64 }"),
+        ("    event_time: { path: at, format: rfc3339 }\n", ""),
+    ] {
+        let found = mistakes(&good.replacen(from, to, 1));
+        assert_eq!(found.len(), 1, "{found:?}");
+    }
+}
+
+#[test]
+fn a_file_that_defines_nothing_is_a_mistake() {
+    for text in ["", "# nothing yet\n", "{}\n", "entities:\nsources:\n"] {
+        let found = mistakes(text);
+        assert!(found.len() == 1 && found[0].1.contains("defines nothing"), "{text:?}: {found:?}");
+    }
+}
+
+#[test]
+fn a_wrong_value_is_blamed_on_where_it_was_given() {
+    let mut place = Place::new(HEAD, "checkpoint_interval: 5s");
+    place.variables = vec![("THALWEG_CHECKPOINT_INTERVAL", "soon".to_owned())];
+    let output = place.command().stderr(std::process::Stdio::piped()).output().expect("it ends");
+    assert_eq!(output.status.code(), Some(1));
+    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    assert!(said.starts_with("environment THALWEG_CHECKPOINT_INTERVAL:1:1: error: "), "{said}");
 }
 
 #[test]
