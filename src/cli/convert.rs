@@ -1,14 +1,18 @@
 //! Rows of CSV and Parquet to JSON events, typed by the declared fields (SEMANTICS §3).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
-use serde_json::{Map, Value as Json};
+use serde_json::{Map, Value as Json, json};
 use thalweg::model::{ScalarType, time};
 use thalweg::topology::{Origin, Source, TimeText, Topology};
+
+use super::ingest::Sender;
+use super::{Failure, Outcome};
 
 /// Types of columns, by path.
 pub struct Columns {
@@ -82,41 +86,49 @@ fn put(event: &mut Map<String, Json>, name: &str, value: Json) {
     }
 }
 
-/// Calls `emit` with every row as JSON, and the bytes of input behind it so far.
-pub fn csv(
-    input: impl Read,
-    columns: &Columns,
-    mut emit: impl FnMut(Vec<u8>) -> Result<(), super::Failure>,
-) -> Result<(), super::Failure> {
-    let wrong = |e: csv::Error| super::Failure::Input(format!("error: not CSV: {e}"));
-    let mut reader = csv::ReaderBuilder::new().from_reader(input);
+/// Sends every row as JSON. One that has other cells than the header goes as the list of its cells, and so
+/// becomes a dead letter.
+pub fn csv(input: impl Read, columns: &Columns, sender: &mut Sender) -> Outcome {
+    let wrong = |e: csv::Error| Failure::Input(format!("error: not CSV: {e}"));
+    let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(input);
     let names: Vec<String> = reader.headers().map_err(wrong)?.iter().map(str::to_owned).collect();
-    let mut row = csv::StringRecord::new();
-    while reader.read_record(&mut row).map_err(wrong)? {
-        let mut event = Map::new();
-        for (name, text) in names.iter().zip(&row) {
-            put(&mut event, name, columns.cell(name, text));
+    if let Some((_, name)) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
+        return Err(Failure::Input(format!("error: line 1: column `{name}` stands twice; expected once")));
+    }
+    let mut row = csv::ByteRecord::new();
+    while reader.read_byte_record(&mut row).map_err(wrong)? {
+        let line = row.position().map_or(0, csv::Position::line);
+        let cells: Vec<_> = row.iter().map(String::from_utf8_lossy).collect();
+        let why = match cells.len() {
+            n if n != names.len() => Some(format!("{n} cells; expected {} as in line 1", names.len())),
+            _ if cells.iter().any(|cell| matches!(cell, Cow::Owned(_))) => Some("not UTF-8".to_owned()),
+            _ => None,
+        };
+        if let Some(why) = why {
+            sender.say(&format!("line {line} becomes a dead letter: {why}"));
+            sender.add(json!(cells).to_string().as_bytes(), line)?;
+            continue;
         }
-        emit(Json::Object(event).to_string().into_bytes())?;
+        let mut event = Map::new();
+        for (name, text) in names.iter().zip(cells) {
+            put(&mut event, name, columns.cell(name, &text));
+        }
+        sender.add(Json::Object(event).to_string().as_bytes(), line)?;
     }
     Ok(())
 }
 
 /// The same for a Parquet file.
-pub fn parquet(
-    file: File,
-    columns: &Columns,
-    mut emit: impl FnMut(Vec<u8>) -> Result<(), super::Failure>,
-) -> Result<(), super::Failure> {
-    let wrong = |e: parquet::errors::ParquetError| super::Failure::Input(format!("error: not Parquet: {e}"));
+pub fn parquet(file: File, columns: &Columns, sender: &mut Sender) -> Outcome {
+    let wrong = |e: parquet::errors::ParquetError| Failure::Input(format!("error: not Parquet: {e}"));
     let reader = SerializedFileReader::new(file).map_err(wrong)?;
-    for row in reader.get_row_iter(None).map_err(wrong)? {
+    for (number, row) in (1..).zip(reader.get_row_iter(None).map_err(wrong)?) {
         let row = row.map_err(wrong)?;
         let mut event = Map::new();
         for (name, field) in row.get_column_iter() {
             put(&mut event, name, parquet_cell(columns, name, field));
         }
-        emit(Json::Object(event).to_string().into_bytes())?;
+        sender.add(Json::Object(event).to_string().as_bytes(), number)?;
     }
     Ok(())
 }

@@ -61,7 +61,7 @@ pub fn ingest(arguments: &IngestArguments) -> Outcome {
     let mut sender = Sender::new(
         server_url(arguments.server.as_ref(), Some(&settings)),
         arguments.topic.clone(),
-        BODY_BYTES.min(settings.append_body),
+        settings.append_body,
         total,
     );
     let input: Box<dyn Read> = if is_stdin { Box::new(std::io::stdin()) } else { Box::new(open()?) };
@@ -73,11 +73,11 @@ pub fn ingest(arguments: &IngestArguments) -> Outcome {
             let columns = Columns::of(&topology, &arguments.topic).map_err(Failure::Input)?;
             if format == Format::Csv {
                 let counted = sender.progress.wrap_read(input);
-                csv(counted, &columns, |event| sender.add(&event))?;
+                csv(counted, &columns, &mut sender)?;
             } else if is_stdin {
                 return Err(Failure::Input("error: Parquet cannot be read from standard input".to_owned()));
             } else {
-                parquet(open()?, &columns, |event| sender.add(&event))?;
+                parquet(open()?, &columns, &mut sender)?;
             }
         }
     }
@@ -85,13 +85,16 @@ pub fn ingest(arguments: &IngestArguments) -> Outcome {
     sender.progress.finish_and_clear();
     eprintln!("{} events in {:.1?}", sender.appended, sender.progress.elapsed());
     println!("{}", json!({ "appended": sender.appended, "positions": sender.positions }));
+    if sender.left_out > 0 {
+        return Err(Failure::Input(format!("error: {} events were left out", sender.left_out)));
+    }
     Ok(())
 }
 
 fn ndjson(input: Box<dyn Read>, sender: &mut Sender) -> Outcome {
     let mut reader = BufReader::with_capacity(1 << 20, input);
     let mut line = Vec::new();
-    loop {
+    for number in 1.. {
         line.clear();
         let read = reader.read_until(b'\n', &mut line);
         match read.map_err(|e| Failure::Input(format!("error: cannot read on: {e}")))? {
@@ -100,18 +103,23 @@ fn ndjson(input: Box<dyn Read>, sender: &mut Sender) -> Outcome {
         }
         let event = line.trim_ascii_end();
         if !event.trim_ascii().is_empty() {
-            sender.add(event)?;
+            sender.add(event, number)?;
         }
     }
+    Ok(())
 }
 
 /// Collects events into requests, in order.
-struct Sender {
+pub struct Sender {
     agent: ureq::Agent,
     url: String,
     body: Vec<u8>,
+    /// Bytes from which on a request is sent.
+    body_full: usize,
+    /// Most that the engine takes.
     body_max: usize,
     appended: u64,
+    left_out: u64,
     positions: BTreeMap<String, BTreeMap<String, u64>>,
     progress: ProgressBar,
 }
@@ -134,21 +142,37 @@ impl Sender {
         Self {
             agent: config.new_agent(),
             url: format!("{server}/v1/events/{topic}"),
-            body: Vec::with_capacity(body_max),
+            body: Vec::new(),
+            body_full: BODY_BYTES.min(body_max),
             body_max,
             appended: 0,
+            left_out: 0,
             positions: BTreeMap::new(),
             progress,
         }
     }
 
-    fn add(&mut self, event: &[u8]) -> Outcome {
-        if !self.body.is_empty() && self.body.len() + event.len() + 1 > self.body_max {
+    /// Appends the event on `line` of the file (of Parquet: row), some time.
+    pub fn add(&mut self, event: &[u8], line: u64) -> Outcome {
+        if event.len() + 1 > self.body_max {
+            let (length, most) = (event.len(), self.body_max);
+            self.left_out += 1;
+            self.say(&format!(
+                "line {line} is left out: {length} bytes; expected less than {most} (`limits.append_body`)"
+            ));
+            return Ok(());
+        }
+        if !self.body.is_empty() && self.body.len() + event.len() + 1 > self.body_full {
             self.send()?;
         }
         self.body.extend_from_slice(event);
         self.body.push(b'\n');
         Ok(())
+    }
+
+    /// Says something beside the progress bar.
+    pub fn say(&self, text: &str) {
+        self.progress.suspend(|| eprintln!("{text}"));
     }
 
     fn send(&mut self) -> Outcome {

@@ -9,7 +9,7 @@ use clap::Args;
 use thalweg::app::{Engine, endpoints_file, load_definitions};
 use thalweg::config::settings::Settings;
 use thalweg::fault::VARIABLES;
-use thalweg::serving::{Access, Door, grpc_routes, router};
+use thalweg::serving::{Access, Door, HEADERS_MAX, grpc_routes, router};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -180,14 +180,20 @@ fn spawn_grpc(
     settings: &Settings,
     stopped: &watch::Receiver<bool>,
 ) -> Result<tokio::task::JoinHandle<()>, Failure> {
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(thalweg::serving::generated::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    let others = others.add_service(reflection.build_v1().map_err(engine)?);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(thalweg::serving::generated::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    // Clients in Python, and grpcurl before 1.8.8, know only the older name.
+    let others = others
+        .add_service(reflection().build_v1().map_err(engine)?)
+        .add_service(reflection().build_v1alpha().map_err(engine)?);
     let services = grpc_routes(others, Arc::clone(access), settings.append_body, settings.in_flight);
     let routes = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .max_concurrent_streams(1024)
+        .http2_max_header_list_size(HEADERS_MAX as u32)
         .add_routes(services);
     let stopping = stopped.clone();
     Ok(tokio::spawn(async move {

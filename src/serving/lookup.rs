@@ -190,26 +190,23 @@ impl<'a> Lookup<'a> {
 
     fn typed_request_values(&self) -> Result<Vec<Vec<Value>>> {
         let declared = &self.view.topology.request;
-        for name in self.request.request.keys() {
-            if !declared.iter().any(|(n, _)| n == name) {
+        let mut given = BTreeMap::new();
+        for (name, values) in &self.request.request {
+            let Some((_, scalar)) = declared.iter().find(|(n, _)| n == name) else {
                 let hint = nearest(name, declared.iter().map(|(n, _)| n.as_str()));
                 let hint = hint.map_or_else(String::new, |n| format!("did you mean `{n}`?"));
                 return Err(Error::invalid(format!("`{name}` is no declared request value")).with_hint(hint));
-            }
+            };
+            let typed: Option<Vec<Value>> = values.iter().map(|value| typed(value, *scalar)).collect();
+            let wrong = || Error::invalid(format!("request value `{name}` is no {}", scalar.name()));
+            given.insert(name, typed.ok_or_else(wrong)?);
         }
-        self.needs
-            .request
-            .iter()
-            .map(|index| {
-                let (name, scalar) = &declared[*index];
-                let values = self.request.request.get(name).ok_or_else(|| {
+        let needed = self.needs.request.iter().map(|index| &declared[*index].0);
+        needed
+            .map(|name| {
+                given.remove(name).ok_or_else(|| {
                     Error::invalid(format!("`request` lacks `{name}`, which a requested feature needs"))
-                })?;
-                values
-                    .iter()
-                    .map(|value| typed(value, *scalar))
-                    .collect::<Option<Vec<Value>>>()
-                    .ok_or_else(|| Error::invalid(format!("request value `{name}` is no {}", scalar.name())))
+                })
             })
             .collect()
     }

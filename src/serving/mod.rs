@@ -34,5 +34,5 @@ pub use owned::Owned;
 #[cfg(feature = "serving")]
 pub use peers::GrpcPeers;
 #[cfg(feature = "serving")]
-pub use rest::{Access, Door, router};
+pub use rest::{Access, Door, HEADERS_MAX, router};
 pub use view::{Limits, View};

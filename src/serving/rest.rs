@@ -103,9 +103,19 @@ async fn bounded(State(shared): State<Shared>, request: Request, next: Next) -> 
         request.extensions().get::<axum::extract::MatchedPath>().map_or("none", |p| p.as_str()).to_owned();
     let under_way = shared.in_flight.fetch_add(1, Ordering::Relaxed);
     let guard = InFlight(Arc::clone(&shared.in_flight));
+    let in_headers: usize =
+        request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     let response = if under_way >= shared.in_flight_max {
         let message = format!("{under_way} requests are under way");
         Error::new(ErrorKind::Exhausted, message).with_hint("try again after a pause").into_response()
+    } else if in_headers > HEADERS_MAX {
+        let message = format!("{in_headers} bytes of headers; at most {HEADERS_MAX} are taken");
+        failure(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "TOO_LARGE",
+            &message,
+            "send fewer or shorter ones",
+        )
     } else {
         in_form(next.run(request).await).await
     };
@@ -115,6 +125,9 @@ async fn bounded(State(shared): State<Shared>, request: Request, next: Next) -> 
     }
     response
 }
+
+/// Most bytes of a request's headers, on every listener.
+pub const HEADERS_MAX: usize = 16 << 10;
 
 /// Most bytes of what the framework says when it refuses something.
 const SENTENCE_MAX: usize = 4096;

@@ -125,6 +125,12 @@ fn refuses_wrong_requests_with_a_status_and_a_sentence() {
             "INVALID_ARGUMENT",
             "limit",
         ),
+        (
+            json!({"features": feature, "entities": ann, "request": {"limit": ["x"]}}),
+            400,
+            "INVALID_ARGUMENT",
+            "limit",
+        ),
         (json!({"features": ["by_user:per_shop"], "entities": ann}), 400, "INVALID_ARGUMENT", "shop_id"),
         (
             json!({"features": ["by_user:payments_1h", "by_shop:payments_1h"], "entities": {"user_id": ["a"], "shop_id": [1], "city": ["X"]}}),
@@ -161,6 +167,9 @@ fn refuses_wrong_requests_with_a_status_and_a_sentence() {
     }
     let large = format!("[\"{}\"]", "x".repeat(64 << 10));
     assert_eq!(engine.post("/v1/events/payments", "application/json", large.as_bytes()).0, 413);
+    let heavy = ureq::get(format!("{}/v1/stats", engine.rest)).header("x-more", "x".repeat(17 << 10));
+    let refused = heavy.config().http_status_as_error(false).build().call().expect("an answer");
+    assert_eq!(refused.status(), 431);
     assert_eq!(engine.get("/v1/inspect/partitions").0, 404, "inspection is for operators only");
     assert_eq!(get(&format!("{}/v1/inspect/partitions", engine.operate)).0, 200);
     engine.stop();
@@ -219,6 +228,10 @@ fn ingest_and_get_find_the_running_engine_and_end_with_the_right_codes() {
     assert_eq!(stats["sources"]["payments"]["accepted"], 2, "{stats}");
     assert_eq!(stats["sources"]["payments"]["dead_lettered"]["malformed"], 1);
     assert_eq!(stats["sources"]["payments"]["dead_lettered"]["wrong_type"], 1);
+    std::fs::write(&csv, "at,user_id,at\n1,ann,2\n").expect("writable");
+    let twice =
+        run(&["ingest", "--config", config, "--topic", "payments", csv.to_str().expect("UTF-8")], None);
+    assert!(twice.0 == 1 && twice.2.contains("`at` stands twice"), "{twice:?}");
     let (code, out, error) = run(
         &[
             "get",
@@ -242,6 +255,31 @@ fn ingest_and_get_find_the_running_engine_and_end_with_the_right_codes() {
     let (code, _, _) = run(&["get", "--config", config, "by_user:nothing", "--entity", "user_id=ann"], None);
     assert_eq!(code, 1);
     assert_eq!(run(&["get"], None).0, 2);
+    engine.stop();
+}
+
+#[test]
+fn what_cannot_be_ingested_keeps_nothing_else_back() {
+    let place = Place::new(DEFINITIONS, "limits: { append_body: 64KiB }");
+    let config = place.config();
+    let config = config.to_str().expect("UTF-8");
+    let engine = place.start();
+    let huge = format!("{{\"note\":\"{}\"}}", "x".repeat(64 << 10));
+    let lines = [event(1, "ann", 7, 1, 2.5), huge, event(2, "ann", 7, 1, 2.5)].join("\n");
+    let (code, out, said) = run(&["ingest", "--config", config, "--topic", "payments", "-"], Some(&lines));
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("line 2 is left out") && out.contains("\"appended\":2"), "{said} {out}");
+    let csv = place.folder.path().join("ragged.csv");
+    let at = NOON_MS - 30_000;
+    let rows = format!("at,user_id,amount,city\n{at},ann,1.5\n{at},ann,1.5,\n{at},bob,1.5,X,Y\n");
+    std::fs::write(&csv, rows).expect("writable");
+    let (code, _, said) =
+        run(&["ingest", "--config", config, "--topic", "payments", csv.to_str().expect("UTF-8")], None);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("line 2 becomes a dead letter") && said.contains("line 4"), "{said}");
+    let stats = engine.settled_stats();
+    assert_eq!(stats["sources"]["payments"]["accepted"], 3, "{stats}");
+    assert_eq!(stats["sources"]["payments"]["dead_lettered"]["malformed"], 2);
     engine.stop();
 }
 
@@ -353,6 +391,42 @@ fn grpc_answers_as_rest_does() {
             let answer = health.check(request).await.expect("an answer").into_inner();
             assert_eq!(answer.status, 1, "serving");
         }
+        assert!(services_by_reflection(&engine.grpc).await.iter().all(|n| *n > 0));
     });
     engine.stop();
+}
+
+/// How many services the newer and the older reflection service name.
+async fn services_by_reflection(address: &str) -> [usize; 2] {
+    use tonic_reflection::pb::{v1, v1alpha};
+    let endpoint =
+        || tonic::transport::Endpoint::from_shared(format!("http://{address}")).expect("an address");
+    let channel = endpoint().connect().await.expect("it listens");
+    let ask = tokio_stream::once(v1::ServerReflectionRequest {
+        message_request: Some(v1::server_reflection_request::MessageRequest::ListServices(String::new())),
+        ..Default::default()
+    });
+    let mut client = v1::server_reflection_client::ServerReflectionClient::new(channel.clone());
+    let mut answers = client.server_reflection_info(ask).await.expect("an answer").into_inner();
+    let newer = match answers.message().await.expect("a message").and_then(|m| m.message_response) {
+        Some(v1::server_reflection_response::MessageResponse::ListServicesResponse(list)) => {
+            list.service.len()
+        }
+        _ => 0,
+    };
+    let ask = tokio_stream::once(v1alpha::ServerReflectionRequest {
+        message_request: Some(
+            v1alpha::server_reflection_request::MessageRequest::ListServices(String::new()),
+        ),
+        ..Default::default()
+    });
+    let mut client = v1alpha::server_reflection_client::ServerReflectionClient::new(channel);
+    let mut answers = client.server_reflection_info(ask).await.expect("an answer").into_inner();
+    let older = match answers.message().await.expect("a message").and_then(|m| m.message_response) {
+        Some(v1alpha::server_reflection_response::MessageResponse::ListServicesResponse(list)) => {
+            list.service.len()
+        }
+        _ => 0,
+    };
+    [newer, older]
 }
