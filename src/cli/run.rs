@@ -20,6 +20,8 @@ use super::{Failure, Outcome, load_settings};
 const SERVICES: [&str; 2] = ["", "thalweg.v1.FeatureService"];
 /// Connections that are still open this long after a stop are cut.
 const DRAIN: Duration = Duration::from_secs(2);
+/// Longest from the signal to the end: brokers that are away are not waited for.
+const STOP_MAX: Duration = Duration::from_secs(9);
 
 /// Arguments of `run`.
 #[derive(Args)]
@@ -153,24 +155,36 @@ async fn serve(settings: &Settings, topology: thalweg::topology::Topology) -> Ou
         signals.next().await;
     }
     tracing::info!("stopping");
+    let deadline = tokio::time::Instant::now() + STOP_MAX;
     tokio::spawn(async move {
         signals.next().await;
         tracing::warn!("a second signal: ends at once, what is not committed is redone by the next start");
         std::process::exit(130);
     });
     let _ = stop.send(true);
+    let drained = tokio::time::Instant::now() + DRAIN;
     for server in servers {
-        let _ = tokio::time::timeout(DRAIN, server).await;
+        let _ = tokio::time::timeout_at(drained, server).await;
     }
     let _ = std::fs::remove_file(endpoints_file(&settings.data_dir));
-    tokio::task::spawn_blocking(move || {
+    commit_until(deadline, running).await
+}
+
+/// Lets the engine commit and hand over what it has, and ends the process if that takes too long.
+async fn commit_until(deadline: tokio::time::Instant, running: Arc<Engine>) -> Outcome {
+    let stopping = tokio::task::spawn_blocking(move || {
         // Requests that outlived the drain hold no reference to the engine, only to its view.
         if let Some(engine) = Arc::into_inner(running) {
             engine.stop();
         }
-    })
-    .await
-    .map_err(engine)
+    });
+    match tokio::time::timeout_at(deadline, stopping).await {
+        Ok(stopped) => stopped.map_err(engine),
+        Err(_) => {
+            tracing::warn!("ends before all is committed: the next start redoes what is not");
+            std::process::exit(0);
+        }
+    }
 }
 
 fn spawn_grpc(

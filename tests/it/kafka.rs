@@ -388,3 +388,23 @@ fn a_restart_does_not_wait_for_an_open_transaction_upstream() {
     });
     engine.stop();
 }
+
+#[test]
+fn a_stop_does_not_wait_for_brokers_that_are_away() {
+    let (wanted_counts, wanted) = undisturbed(4);
+    let broker = Broker::start();
+    let place = Place::new(DEFINITIONS, &broker.log(PARTITIONS));
+    let engine = place.start();
+    let producer = broker.producer();
+    (0..2).for_each(|number| send(&producer, "payments", &records(number, PARTITIONS)));
+    engine.settled_stats();
+    (2..4).for_each(|number| send(&producer, "payments", &records(number, PARTITIONS)));
+    broker.signal(0, "-STOP");
+    // Checks that it takes less than 10 s.
+    engine.stop();
+    broker.signal(0, "-CONT");
+    let engine = place.start();
+    assert_eq!(counts(engine.settled_stats()), wanted_counts);
+    assert_eq!(readings(&engine, 4), wanted);
+    engine.stop();
+}
