@@ -419,15 +419,12 @@ fn group(key: &Key, node: &Node, mistakes: &mut Mistakes) -> Option<GroupDef> {
             }
         }
     }
-    let ttl = fields.positive_duration("ttl", mistakes);
+    let ttl = fields.limit("ttl", mistakes).flatten();
     let mut features = Vec::new();
     if let Some(node) = fields.get("features") {
         for (key, node) in entries(node, "`features`", mistakes).unwrap_or_default() {
             name_rule(key, mistakes);
-            if let Some(mut def) = feature(key, node, mistakes) {
-                def.ttl = def.ttl.or(ttl);
-                features.push(def);
-            }
+            features.extend(feature(key, node, ttl, mistakes));
         }
     } else {
         let message = format!("{what} has no `features`; expected at least one");

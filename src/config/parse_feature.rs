@@ -4,7 +4,7 @@ use crate::model::{Aggregate, CalendarUnit, Millis, time};
 
 use super::definitions::{FeatureDef, WindowDef};
 use super::parse::{expr_text, zone_rule};
-use super::reader::{Fields, Mistakes};
+use super::reader::{Fields, Limit, Mistakes};
 use super::yaml::{Key, Kind, Node};
 
 /// Keys for people, of every kind of feature.
@@ -43,7 +43,8 @@ const OWN_KEYS: [&str; 8] = ["k", "limit", "q", "bounds", "per", "half_life", "g
 const K_MAX: i64 = 1000;
 const BOUNDS_MAX: usize = 100;
 
-pub(super) fn feature(key: &Key, node: &Node, mistakes: &mut Mistakes) -> Option<FeatureDef> {
+/// `ttl`: its group's.
+pub(super) fn feature(key: &Key, node: &Node, ttl: Limit, mistakes: &mut Mistakes) -> Option<FeatureDef> {
     let what = format!("feature `{}`", key.name);
     let known = &FEATURE_KEYS[..22];
     if let Kind::Map(entries) = &node.kind
@@ -83,7 +84,7 @@ pub(super) fn feature(key: &Key, node: &Node, mistakes: &mut Mistakes) -> Option
         span,
         exact_limit: fields.int("exact_limit", 0..=1_000_000_000, mistakes).unwrap_or(10_000) as u64,
         default: fields.get("default").cloned(),
-        ttl: fields.positive_duration("ttl", mistakes),
+        ttl: fields.limit("ttl", mistakes).unwrap_or(ttl),
         description: fields.text("description", mistakes).unwrap_or_default(),
         owner: fields.text("owner", mistakes).unwrap_or_default(),
         window: window?,

@@ -38,6 +38,9 @@ pub fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) ->
     nearest(name, known).map_or_else(String::new, |n| format!("; did you mean `{n}`"))
 }
 
+/// A duration that something is limited to, if it is.
+pub type Limit = Option<Millis>;
+
 /// A mapping whose keys are checked against those that are known.
 pub struct Fields<'a> {
     /// Where what is described by the mapping stands: its name, when it has one.
@@ -125,6 +128,14 @@ impl<'a> Fields<'a> {
             return None;
         }
         Some(duration)
+    }
+
+    /// A duration above zero, or `none`, which is no limit.
+    pub fn limit(&self, key: &str, mistakes: &mut Mistakes) -> Option<Limit> {
+        if self.get(key)?.text().as_deref() == Some("none") {
+            return Some(None);
+        }
+        self.positive_duration(key, mistakes).map(Some)
     }
 
     /// A number of bytes.

@@ -90,6 +90,10 @@ pub struct Settings {
     pub ignored: Vec<String>,
 }
 
+/// The key of librdkafka's properties, and what the key of one begins with.
+const PROPERTIES: &str = "log.kafka.properties";
+const PROPERTY: &str = "log.kafka.properties.";
+
 /// Keys of the outermost level.
 const TOP_KEYS: [&str; 11] = [
     "app",
@@ -116,7 +120,7 @@ const KEYS: [(&str, Option<&str>); 23] = [
     ("log.embedded.retention.bytes", Some("none")),
     ("log.kafka.brokers", Some("none")),
     ("log.kafka.partitions", Some("none")),
-    ("log.kafka.properties", Some("none")),
+    (PROPERTIES, Some("none")),
     ("listen.rest", Some("127.0.0.1:8080")),
     ("listen.grpc", Some("127.0.0.1:50051")),
     ("listen.operate", Some("127.0.0.1:8081")),
@@ -172,7 +176,7 @@ impl Settings {
             environment.into_iter().filter(|(n, _)| n.starts_with("THALWEG_") && n != CRASH_AT)
         {
             let key = name["THALWEG_".len()..].to_lowercase().replace("__", ".");
-            if known.contains(&key.as_str()) {
+            if known.contains(&key.as_str()) || key.starts_with(PROPERTY) {
                 overlay(&mut root, &key, &value, format!("environment {name}"));
             } else {
                 // Not an error: a cluster sets variables like THALWEG_PORT for a service's name.
@@ -302,7 +306,8 @@ fn kafka_settings(node: &Node, log: &Fields<'_>, mistakes: &mut Mistakes) -> Opt
 fn shown_origins(root: &Node, path: &Path, origins: &[(String, String)]) -> Vec<(String, String, String)> {
     KEYS.iter()
         .map(|(key, default)| {
-            let overlay = origins.iter().rev().find(|(k, _)| k == key);
+            let is_of = |k: &str| k == *key || (*key == PROPERTIES && k.starts_with(PROPERTY));
+            let overlay = origins.iter().rev().find(|(k, _)| is_of(k));
             let (shown, origin) = match find(root, key) {
                 Some(node) => {
                     let place = format!("{}:{}", path.display(), node.place.line);
@@ -369,11 +374,11 @@ fn find<'a>(root: &'a Node, key: &str) -> Option<&'a Node> {
 }
 
 /// Property names whose values are nobody's business.
-const SECRET: [&str; 6] = ["password", "secret", "token", "jaas", "key.pem", "credential"];
+const SECRET: [&str; 7] = ["password", "passphrase", "secret", "token", "jaas", "key.pem", "credential"];
 
 /// Properties with their secrets left out; other keys as they are.
 fn show_redacted(key: &str, node: &Node) -> String {
-    let (true, Kind::Map(entries)) = (key == "log.kafka.properties", &node.kind) else { return show(node) };
+    let (true, Kind::Map(entries)) = (key == PROPERTIES, &node.kind) else { return show(node) };
     let shown = entries.iter().map(|(name, value)| {
         let is_secret = SECRET.iter().any(|s| name.name.contains(s));
         format!("{}: {}", name.name, if is_secret { "***".to_owned() } else { show(value) })
@@ -393,12 +398,19 @@ fn show(node: &Node) -> String {
 /// Puts `value`, read as YAML, at `key`, as if it stood in `file`.
 fn set(root: &mut Node, key: &str, value: &str, file: usize) {
     let place = Place { file, line: 1, column: 1 };
-    let read = yaml::parse(value, 0).ok().filter(|n| !matches!(n.kind, Kind::Map(_) | Kind::Null));
+    // Names of properties have dots of their own, and their values are text as it stands.
+    let property = key.strip_prefix(PROPERTY);
+    let is_wanted = |n: &Node| match n.kind {
+        Kind::Null => false,
+        Kind::Map(_) => key == PROPERTIES,
+        _ => property.is_none(),
+    };
+    let read = yaml::parse(value, 0).ok().filter(is_wanted);
     let text = Kind::Text { text: value.to_owned(), shift: None };
     let mut new = read.unwrap_or(Node { place, kind: text });
     new.place = place;
     let mut node = root;
-    let mut parts = key.split('.').peekable();
+    let mut parts = property.map_or(key, |_| PROPERTIES).split('.').chain(property).peekable();
     while let Some(part) = parts.next() {
         if !matches!(node.kind, Kind::Map(_)) {
             node.kind = Kind::Map(Vec::new());

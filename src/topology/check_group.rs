@@ -33,15 +33,16 @@ pub(super) fn group(
         let message = format!("unknown source `{}`; expected one of `sources`{hint}", def.source.value);
         mistakes.push(def.source.place, message);
     }
-    let (entity, source) = (entity?, Arc::clone(source?));
-    let entity_def = &definitions.entities[entity];
-    let key = entity_key(def, entity_def, &source, mistakes);
+    let source = Arc::clone(source?);
     let scope = Scope::of_fields(&source.variables);
     let filter = def.filter.as_ref().and_then(|f| compile_as(f, ScalarType::Bool, &scope, mistakes));
     let mut plan = Plan { source: &source, columns: Vec::new(), flags: Vec::new(), features: Vec::new() };
     for feature in &def.features {
         plan.add(feature, mistakes);
     }
+    let entity = entity?;
+    let entity_def = &definitions.entities[entity];
+    let key = entity_key(def, entity_def, &source, mistakes);
     let Plan { columns, flags, features, .. } = plan;
     let mut layout = Layout::new(columns.iter().map(|(_, e)| scalar_of(e)).collect(), flags.len());
     let features: Vec<GroupFeature> =

@@ -1,6 +1,6 @@
 //! `thalweg check`: every mistake of all files in one run, at its line.
 
-use crate::harness::{Place, run};
+use crate::harness::{Place, run, run_with};
 
 const HEAD: &str = "\
 entities:
@@ -150,6 +150,13 @@ fn what_follows_from_a_mistake_is_no_second_one() {
 }
 
 #[test]
+fn features_of_an_unknown_entity_are_looked_at_all_the_same() {
+    let good = format!("{HEAD}    features:\n      c: {{ aggregate: sum, of: amout, window: 1h }}\n");
+    let found = mistakes(&good.replacen("    entity: user\n", "    entity: usr\n", 1));
+    assert_eq!(found.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [17, 20], "{found:?}");
+}
+
+#[test]
 fn a_file_that_defines_nothing_is_a_mistake() {
     for text in ["", "# nothing yet\n", "{}\n", "entities:\nsources:\n"] {
         let found = mistakes(text);
@@ -159,12 +166,53 @@ fn a_file_that_defines_nothing_is_a_mistake() {
 
 #[test]
 fn a_wrong_value_is_blamed_on_where_it_was_given() {
-    let mut place = Place::new(HEAD, "checkpoint_interval: 5s");
-    place.variables = vec![("THALWEG_CHECKPOINT_INTERVAL", "soon".to_owned())];
-    let output = place.command().stderr(std::process::Stdio::piped()).output().expect("it ends");
-    assert_eq!(output.status.code(), Some(1));
-    let said = String::from_utf8(output.stderr).expect("UTF-8");
+    let place = Place::new(HEAD, "checkpoint_interval: 5s");
+    let path = place.config();
+    let arguments = ["config", "--config", path.to_str().expect("UTF-8")];
+    let (code, _, said) = run_with(&[("THALWEG_CHECKPOINT_INTERVAL", "soon")], &arguments);
+    assert_eq!(code, 1);
     assert!(said.starts_with("environment THALWEG_CHECKPOINT_INTERVAL:1:1: error: "), "{said}");
+}
+
+#[test]
+fn the_configuration_shows_where_values_come_from_and_no_secrets() {
+    let place = Place::new(
+        HEAD,
+        "log: { kafka: { brokers: ['h:9092'], properties: { sasl.password: hidden, client.rack: a } } }",
+    );
+    let path = place.config();
+    let arguments = ["config", "--config", path.to_str().expect("UTF-8")];
+    let variables = [
+        ("THALWEG_MEMORY", "300MiB"),
+        ("THALWEG_LOG__KAFKA__PROPERTIES__SASL__USERNAME", "007"),
+        ("THALWEG_LOG__KAFKA__PROPERTIES__SSL__KEY__PASSPHRASE", "hidden"),
+        ("THALWEG_PORT", "1"),
+    ];
+    let (code, out, said) = run_with(&variables, &arguments);
+    assert_eq!(code, 0, "{said}");
+    let line = |key: &str| {
+        let found = out.lines().find(|line| line.starts_with(&format!("{key}: ")));
+        found.unwrap_or_else(|| panic!("{key} is missing in\n{out}"))
+    };
+    assert!(line("memory").contains("300MiB") && line("memory").ends_with("# environment THALWEG_MEMORY"));
+    assert!(line("workers").ends_with("# default"));
+    assert!(line("app").ends_with("thalweg.yaml:1"), "{}", line("app"));
+    let properties = line("log.kafka.properties");
+    assert!(
+        properties.contains("client.rack: a, sasl.username: 007, ssl.key.passphrase: ***"),
+        "{properties}"
+    );
+    assert!(!out.contains("hidden"), "{out}");
+    assert!(out.contains("THALWEG_PORT is ignored"));
+}
+
+#[test]
+fn a_feature_may_lift_the_limit_of_its_group() {
+    let with = |ttl: &str| {
+        format!("{HEAD}    ttl: 5m\n    features:\n      c: {{ aggregate: count, window: 1h, ttl: {ttl} }}\n")
+    };
+    assert_eq!(mistakes(&with("none")), []);
+    assert_eq!(mistakes(&with("never")).len(), 1);
 }
 
 #[test]

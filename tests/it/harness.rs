@@ -71,8 +71,21 @@ fn binary() -> PathBuf {
 
 /// Runs the binary to its end: exit code, standard output, standard error.
 pub fn run(arguments: &[&str], input: Option<&str>) -> (i32, String, String) {
-    let mut child = Command::new(binary())
-        .args(arguments)
+    run_command(Command::new(binary()).args(arguments), input)
+}
+
+/// The same with variables in its environment.
+pub fn run_with(variables: &[(&str, &str)], arguments: &[&str]) -> (i32, String, String) {
+    run_command(Command::new(binary()).args(arguments).envs(variables.iter().copied()), None)
+}
+
+/// Runs `thalweg-inspect` to its end.
+pub fn inspect(arguments: &[&str]) -> (i32, String, String) {
+    run_command(Command::new(env!("CARGO_BIN_EXE_thalweg-inspect")).args(arguments), None)
+}
+
+fn run_command(command: &mut Command, input: Option<&str>) -> (i32, String, String) {
+    let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
