@@ -9,7 +9,7 @@ use super::{Engine, Expired, Housekeeper, Opened, Parts, Place, input_topics, li
 use crate::clock::{Clock, SystemClock};
 use crate::config::settings::{Fsync, Settings};
 use crate::error::{Error, Result};
-use crate::log::{EmbeddedLog, FsyncPolicy, LocalLog, LocalSession, Log, LogOptions, hold_folder};
+use crate::log::{EmbeddedLog, FsyncPolicy, LocalLog, LocalSession, Log, LogOptions, check_not_held};
 use crate::model::Positions;
 use crate::serving::View;
 use crate::state::{RocksStore, SharedStore};
@@ -25,10 +25,10 @@ use crate::worker::{Worker, WorkerOptions};
 /// The folder is held by a process, is missing, or cannot be continued.
 pub fn open_read_only(settings: &Settings, topology: Topology) -> Result<View> {
     if !settings.data_dir.join("log").is_dir() {
-        let message = format!("{} is no data folder", settings.data_dir.display());
-        return Err(Error::not_found(message).with_hint("`thalweg run` makes one"));
+        let message = format!("{} holds no embedded log", settings.data_dir.display());
+        return Err(Error::not_found(message).with_hint("`thalweg run` makes one, unless its log is Kafka"));
     }
-    drop(hold_folder(&settings.data_dir)?);
+    check_not_held(&settings.data_dir)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let embedded = Arc::new(EmbeddedLog::open_read_only(&settings.data_dir.join("log"), Arc::clone(&clock))?);
     let log: Arc<dyn Log> = Arc::clone(&embedded) as Arc<dyn Log>;

@@ -22,7 +22,7 @@ use crate::model::{Change, Offset};
 
 pub use batch::{Append, Header, LogBatch, RecordView};
 #[cfg(feature = "rocksdb")]
-pub use embedded::{EmbeddedLog, FsyncPolicy, LogOptions, hold_folder};
+pub use embedded::{EmbeddedLog, FsyncPolicy, LogOptions, check_not_held, hold_folder};
 #[cfg(feature = "kafka")]
 pub use kafka::{
     BARRIER_KEY, Following, KafkaLog, KafkaOptions, KafkaSession, PartitionReader, TableRow, TopicKind,

@@ -57,8 +57,7 @@ pub(super) fn definitions(view: &View) -> Json {
 
 /// Tasks that have units of `group`, those of `partition` if one is given, with its slot there.
 fn owners(view: &View, group: &str, partition: Option<u32>) -> Result<Vec<(Arc<Task>, usize)>> {
-    let plan =
-        view.topology.group(group).ok_or_else(|| Error::not_found(format!("no feature group `{group}`")))?;
+    let plan = view.group(group)?;
     let owned = view.owned();
     Ok(owned
         .owners(plan.index)
@@ -108,8 +107,7 @@ pub fn keys(view: &View, group: &str, query: &KeysQuery) -> Result<Json> {
 /// # Errors
 /// An unknown group or entity, or a store that cannot be read.
 pub fn key(view: &View, group: &str, parts: &[String]) -> Result<Json> {
-    let plan =
-        view.topology.group(group).ok_or_else(|| Error::not_found(format!("no feature group `{group}`")))?;
+    let plan = view.group(group)?;
     if parts.len() != plan.key_types.len() {
         let message = format!("`{group}` has {} key parts, not {}", plan.key_types.len(), parts.len());
         return Err(Error::invalid(message));

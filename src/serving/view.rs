@@ -247,14 +247,24 @@ impl View {
             let message = "routing is for several nodes on one Kafka, and this one is alone with its log";
             return Err(Error::invalid(message));
         }
-        if let Some(name) = group.filter(|name| self.topology.group(name).is_none()) {
-            return Err(Error::not_found(format!("no feature group `{name}`")));
-        }
+        group.map(|name| self.group(name)).transpose()?;
         let groups = self.topology.groups.iter().filter(|g| group.is_none_or(|name| g.name == name));
         let routes = groups.flat_map(|g| {
             (0..self.group_partitions(g.index)).map(move |p| (g.name.clone(), p, self.route(g, p)))
         });
         Ok(routes.collect())
+    }
+
+    /// The group `name`.
+    ///
+    /// # Errors
+    /// There is none; the hint names the nearest.
+    pub(super) fn group(&self, name: &str) -> Result<&Arc<Group>> {
+        self.topology.group(name).ok_or_else(|| {
+            let hint = nearest(name, self.topology.groups.iter().map(|g| g.name.as_str()));
+            let hint = hint.map_or_else(String::new, |n| format!("did you mean `{n}`?"));
+            Error::not_found(format!("no feature group `{name}`")).with_hint(hint)
+        })
     }
 
     /// Refuses positions of topics that no source reads.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value as Json, json};
 
-use crate::harness::{Place, get, run};
+use crate::harness::{Place, get, inspect, run};
 
 const DEFINITIONS: &str = "
 entities:
@@ -280,6 +280,74 @@ fn what_cannot_be_ingested_keeps_nothing_else_back() {
     let stats = engine.settled_stats();
     assert_eq!(stats["sources"]["payments"]["accepted"], 3, "{stats}");
     assert_eq!(stats["sources"]["payments"]["dead_lettered"]["malformed"], 2);
+    engine.stop();
+}
+
+#[test]
+fn an_engine_and_a_stopped_folder_can_be_looked_into() {
+    let place = Place::new(DEFINITIONS, "");
+    let config = place.config();
+    let engine = place.start();
+    engine.append("payments", &[event(1, "ann", 7, 1, 2.5), "nothing".to_owned()].join("\n"));
+    engine.settled_stats();
+    let lock = place.folder.path().join("data/LOCK");
+    let held = std::fs::read(&lock).expect("it is held");
+    let looks = || {
+        for (arguments, word) in [
+            (&["partitions"][..], "payments/0"),
+            (&["keys", "by_user"], "ann"),
+            (&["keys", "by_user", "--prefix", "b"], ""),
+            (&["key", "by_user", "ann"], "2.5"),
+            (&["log", "payments", "--partition", "0", "--n", "5"], ""),
+            (&["dead-letters"], "malformed"),
+            (&["verify", "--entities", "20"], "0 differences"),
+            (&["wait"], ""),
+        ] {
+            let all = [&["--config", config.to_str().expect("UTF-8")], arguments].concat();
+            let (code, out, said) = inspect(&all);
+            assert_eq!(code, 0, "{arguments:?}: {out} {said}");
+            assert!(out.contains(word), "{arguments:?}: {out}");
+        }
+    };
+    looks();
+    engine.stop();
+    looks();
+    assert_eq!(std::fs::read(&lock).expect("it is there"), held, "looking writes nothing");
+}
+
+#[test]
+fn rows_of_parquet_become_events() {
+    use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type};
+    use parquet::file::writer::SerializedFileWriter;
+    let place = Place::new(DEFINITIONS, "");
+    let config = place.config();
+    let path = place.folder.path().join("payments.parquet");
+    let schema = "message m { required int64 at; required binary user_id (UTF8); optional double amount; }";
+    let schema = parquet::schema::parser::parse_message_type(schema).expect("a schema");
+    let file = std::fs::File::create(&path).expect("writable");
+    let mut writer =
+        SerializedFileWriter::new(file, schema.into(), std::sync::Arc::default()).expect("a writer");
+    let mut rows = writer.next_row_group().expect("a row group");
+    let mut column = rows.next_column().expect("writable").expect("a column");
+    column.typed::<Int64Type>().write_batch(&[NOON_MS - 2000, NOON_MS - 1000], None, None).expect("written");
+    column.close().expect("written");
+    let mut column = rows.next_column().expect("writable").expect("a column");
+    let users = [ByteArray::from("ann"), ByteArray::from("ann")];
+    column.typed::<ByteArrayType>().write_batch(&users, None, None).expect("written");
+    column.close().expect("written");
+    let mut column = rows.next_column().expect("writable").expect("a column");
+    column.typed::<DoubleType>().write_batch(&[2.5], Some(&[1, 0]), None).expect("written");
+    column.close().expect("written");
+    rows.close().expect("written");
+    writer.close().expect("written");
+    let engine = place.start();
+    let arguments = ["ingest", "--config", config.to_str().expect("UTF-8"), "--topic", "payments"];
+    let (code, out, said) = run(&[&arguments[..], &[path.to_str().expect("UTF-8")]].concat(), None);
+    assert_eq!(code, 0, "{said}");
+    assert!(out.contains("\"appended\":2"), "{out}");
+    let stats = engine.settled_stats();
+    assert_eq!(stats["sources"]["payments"]["accepted"].as_u64(), Some(1), "{stats}");
+    assert_eq!(stats["sources"]["payments"]["dead_lettered"]["missing_field"], 1, "an empty cell is null");
     engine.stop();
 }
 

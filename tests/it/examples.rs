@@ -121,3 +121,16 @@ fn fraud_knows_its_seventeen_features() {
     }
     engine.stop();
 }
+
+#[test]
+fn the_definition_in_the_readme_is_a_good_one() {
+    let readme = std::fs::read_to_string(root().join("README.md")).expect("it is there");
+    let (_, from) = readme.split_once("## How to define a feature").expect("a section");
+    let (_, from) = from.split_once("```yaml\n").expect("a definition");
+    let (text, _) = from.split_once("```").expect("its end");
+    let place = Place::new(text, "");
+    let path = place.folder.path().join("features.yaml");
+    let (code, out, said) = run(&["check", path.to_str().expect("UTF-8")], None);
+    assert_eq!((code, out.as_str()), (0, ""));
+    assert!(said.contains("user_transactions: events of"), "what it costs: {said}");
+}

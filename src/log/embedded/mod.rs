@@ -54,25 +54,43 @@ pub struct LogOptions {
     pub buffer_bytes: usize,
 }
 
+/// What the process that holds a data folder has locked; it holds its id.
+const LOCK: &str = "LOCK";
+
 /// Takes hold of a data folder for this process.
 ///
 /// # Errors
 /// Another process holds it; the message names its id.
 pub fn hold_folder(folder: &Path) -> Result<File> {
     std::fs::create_dir_all(folder)?;
-    let path = folder.join("LOCK");
+    let path = folder.join(LOCK);
     let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
     if file.try_lock().is_err() {
-        let mut holder = String::new();
-        file.read_to_string(&mut holder)?;
-        let message = format!("{} is held by process {}", folder.display(), holder.trim());
-        return Err(Error::unavailable(message).with_hint("stop that process, or use another data_dir"));
+        return Err(held(folder, file));
     }
     file.set_len(0)?;
     file.rewind()?;
     write!(file, "{}", std::process::id())?;
     file.flush()?;
     Ok(file)
+}
+
+/// Refuses a data folder that a process holds. Nothing is written.
+///
+/// # Errors
+/// Another process holds it; the message names its id.
+pub fn check_not_held(folder: &Path) -> Result<()> {
+    // Without the file no process has ever held it.
+    let Ok(file) = File::open(folder.join(LOCK)) else { return Ok(()) };
+    if file.try_lock_shared().is_err() { Err(held(folder, file)) } else { Ok(()) }
+}
+
+fn held(folder: &Path, mut lock: File) -> Error {
+    let mut holder = String::new();
+    // Whoever holds it may be about to write its id.
+    let _ = lock.read_to_string(&mut holder);
+    let message = format!("{} is held by process {}", folder.display(), holder.trim());
+    Error::unavailable(message).with_hint("stop that process, or use another data_dir")
 }
 
 struct Topic {
