@@ -215,6 +215,12 @@ impl EventBuf {
         (len > 0).then(|| self.order_at(layout, len - 1))
     }
 
+    /// Reads the newest end, so that it is in the processor's caches by the time that it is needed. The
+    /// number means nothing.
+    pub fn touch(&self) -> u64 {
+        self.words.last().copied().unwrap_or(0)
+    }
+
     /// Index of the first event for which `is_before` is false.
     fn partition_point(&self, layout: &Layout, is_before: impl Fn(Order) -> bool) -> usize {
         let (mut low, mut high) = (0, self.len(layout));

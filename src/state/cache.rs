@@ -84,6 +84,28 @@ impl UnitCache {
         self.index.find(spread(hash), is_it).map(|place| place.slot)
     }
 
+    /// The slots of `keys`, in their order, into `found`. What one look waits for in memory all wait for
+    /// together: at each level they do not depend on each other, so the processor has many under way.
+    /// Units that are found are in its caches afterwards.
+    pub fn find_all<'k>(&self, keys: impl Iterator<Item = &'k [u8]> + Clone, found: &mut Vec<Option<u32>>) {
+        found.clear();
+        found.extend(keys.clone().map(|key| {
+            let hash = self.hash(key);
+            self.index.find(spread(hash), |place| place.hash == hash).map(|place| place.slot)
+        }));
+        let touched = found.iter().flatten().filter_map(|slot| {
+            let slot = self.taken(*slot)?;
+            Some(slot.unit.touch() ^ u64::from(*slot.key.last()?))
+        });
+        std::hint::black_box(touched.fold(0, |all, one| all ^ one));
+        for (key, found) in keys.zip(found) {
+            if found.is_some_and(|slot| self.taken(slot).is_none_or(|s| *s.key != *key)) {
+                // Another key has the same hash.
+                *found = self.find(key);
+            }
+        }
+    }
+
     /// The unit of `key`, marked as used.
     pub fn get(&self, key: &[u8]) -> Option<&Unit> {
         let slot = self.slot(self.find(key)?);
@@ -197,6 +219,10 @@ mod tests {
             }
             prop_assert_eq!(cache.len(), known.len());
             prop_assert_eq!(cache.iter().count(), known.len());
+            let keys: Vec<[u8; 4]> = (0..1500_u32).map(u32::to_be_bytes).collect();
+            let mut found = vec![Some(0)];
+            cache.find_all(keys.iter().map(|key| &key[..]), &mut found);
+            prop_assert_eq!(found, (0..1500).map(|key| known.get(&key).copied()).collect::<Vec<_>>());
             for (key, slot) in known {
                 prop_assert_eq!(cache.find(&key.to_be_bytes()), Some(slot));
                 prop_assert_eq!(&*cache.slot(slot).key, &key.to_be_bytes()[..]);

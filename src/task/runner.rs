@@ -106,6 +106,8 @@ pub struct Runner {
     pub(super) fingerprints: BTreeMap<String, u64>,
     pub(super) sweep: Sweep,
     ready: Vec<Ready>,
+    /// Slots of ready events, while they are looked for.
+    found: Vec<Option<u32>>,
     /// Every record below is checked for its place; behind, some.
     checked_until: Offset,
     /// Records that were found in another partition than their key's.
@@ -160,6 +162,7 @@ impl Runner {
             fingerprints: BTreeMap::new(),
             sweep: Sweep::default(),
             ready: Vec::new(),
+            found: Vec::new(),
             checked_until: 0,
             misplaced: 0,
             begun_at: 0,
@@ -522,8 +525,9 @@ impl Runner {
         let state = task.state.read();
         let mut keys = Vec::new();
         let mut slots = Vec::new();
-        for ready in &mut self.ready[..self.used] {
-            ready.cached = state.cache.find(&ready.prefix);
+        state.cache.find_all(self.ready[..self.used].iter().map(|r| &*r.prefix), &mut self.found);
+        for (ready, found) in self.ready[..self.used].iter_mut().zip(&self.found) {
+            ready.cached = *found;
             if ready.cached.is_none() && !missing.contains_key(&ready.prefix) {
                 missing.insert(ready.prefix.clone(), None);
                 if self.removed.contains(&ready.prefix) {
