@@ -96,6 +96,12 @@ fn sorted(changes: &[Change]) -> Vec<&Change> {
     sorted
 }
 
+/// Bytes of a batch of `changes`, at most: one that grows is copied again and again.
+fn batch_bytes(changes: &[Change]) -> usize {
+    let of = |(key, value): &Change| 16 + key.len() + value.as_ref().map_or(0, Vec::len);
+    changes.iter().map(of).sum::<usize>() + 64
+}
+
 impl StateStore for RocksStore {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         self.db.get(key).map_err(failed("read state"))
@@ -107,7 +113,7 @@ impl StateStore for RocksStore {
 
     fn write(&self, changes: &[Change]) -> Result<()> {
         // Neighbours in the skip list then follow each other in time.
-        let mut writes = WriteBatch::default();
+        let mut writes = WriteBatch::with_capacity_bytes(batch_bytes(changes));
         for (key, value) in sorted(changes) {
             match value {
                 Some(value) => writes.put(key, value),
