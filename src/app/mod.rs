@@ -80,7 +80,7 @@ impl Memory {
     fn of(bytes: u64) -> Self {
         let percent = |n: u64| (bytes / 100 * n) as usize;
         Self {
-            units: percent(45),
+            units: percent(40),
             blocks: percent(25),
             write_buffers: percent(12),
             log_recent: percent(3),

@@ -2,6 +2,7 @@
 //! and what follows once it is known to be durable.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -18,8 +19,10 @@ use crate::state::{Batch, head_key, row_key};
 
 /// Bytes of units that memory pressure makes due in one commit.
 const PRESSURE_BYTES: usize = 8 << 20;
-/// Bytes of units that one commit copies at most, however many are due.
-const COPY_BYTES_MAX: usize = 32 << 20;
+/// Bytes of units that one commit copies at most, however many are due, and the share of the cache that
+/// they may be: until the store has them they are there two or three times.
+const COPY_BYTES: RangeInclusive<usize> = 1 << 20..=32 << 20;
+const COPY_SHARE: usize = 16;
 /// Share of the cache that may be dirty.
 const DIRTY_SHARE: usize = 4;
 /// Units that are marked under one lock.
@@ -102,11 +105,12 @@ impl Runner {
     /// Copies units that are due, oldest first.
     fn capture(&mut self, rows: &mut Batch, now: Instant, everything: bool) -> Vec<u32> {
         let half = self.half_interval();
+        let copy_max = (self.options.cache_bytes / COPY_SHARE).clamp(*COPY_BYTES.start(), *COPY_BYTES.end());
         let mut pressure = if self.is_under_pressure() { PRESSURE_BYTES } else { 0 };
         let state = self.task.state.read();
         let mut due = Vec::new();
         while let Some(dirty) = self.dirty.front() {
-            if rows.bytes() > COPY_BYTES_MAX {
+            if rows.bytes() > copy_max {
                 break;
             }
             let is_due = everything || now - dirty.since >= half;
