@@ -151,13 +151,13 @@ impl Runner {
                 Some(_) => format!("{name} is not what it was when {} was written", self.task.name),
                 None => format!("{name} is no longer defined, and {} holds it", self.task.name),
             };
-            let hint = "give the group a new version in a new data_dir, or take the change back";
+            let hint = "start in a new data_dir, on Kafka under another `app`; or take the change back";
             return Err(Error::invalid(message).with_hint(hint));
         }
         for name in self.fingerprints.keys() {
             if !committed.fingerprints.contains_key(name) {
                 let message = format!("{name} is new, and {} has already passed its events", self.task.name);
-                let hint = "use a new data_dir and ingest again";
+                let hint = "start in a new data_dir, on Kafka under another `app`; or take the group out";
                 return Err(Error::invalid(message).with_hint(hint));
             }
         }
