@@ -145,7 +145,7 @@ fn another_definition_of_stored_state_is_refused_with_the_remedy() {
     let config = place.config();
     let (code, _, error) = run(&["run", "--config", config.to_str().expect("UTF-8")], None);
     assert_eq!(code, 3);
-    assert!(error.contains("by_user-v1") && error.contains("new version"), "{error}");
+    assert!(error.contains("by_user-v1") && error.contains("new data_dir"), "{error}");
     // What changes no stored row is no other definition.
     let renamed = DEFINITIONS.replace("n_1h:", "clicks_1h:");
     std::fs::write(&features, renamed).expect("writable");
