@@ -10,6 +10,11 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
     })
 }
 
+/// Asks whether that name was meant; of none that is close enough, nothing.
+pub fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(name, known).map_or_else(String::new, |n| format!("did you mean `{n}`?"))
+}
+
 /// The known name closest to `name`, however far.
 pub fn closest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known.into_iter().min_by_key(|k| (strsim::damerau_levenshtein(name, k), *k))

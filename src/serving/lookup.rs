@@ -9,7 +9,7 @@ use super::view::View;
 use crate::config::definitions::NowRule;
 use crate::error::{Error, ErrorKind, Result};
 use crate::expr::Val;
-use crate::model::names::nearest;
+use crate::model::names::did_you_mean;
 use crate::model::{Millis, Positions, ScalarType, Value};
 use crate::task::degraded;
 use crate::topology::Input;
@@ -154,8 +154,7 @@ impl<'a> Lookup<'a> {
         for name in request.entities.keys() {
             let mut known = topology.entities.iter().flat_map(|e| e.keys.iter().map(|(n, _)| n.as_str()));
             if !known.clone().any(|k| k == name) {
-                let hint =
-                    nearest(name, &mut known).map_or_else(String::new, |n| format!("did you mean `{n}`?"));
+                let hint = did_you_mean(name, &mut known);
                 return Err(Error::invalid(format!("`{name}` is no join key of any entity")).with_hint(hint));
             }
         }
@@ -193,8 +192,7 @@ impl<'a> Lookup<'a> {
         let mut given = BTreeMap::new();
         for (name, values) in &self.request.request {
             let Some((_, scalar)) = declared.iter().find(|(n, _)| n == name) else {
-                let hint = nearest(name, declared.iter().map(|(n, _)| n.as_str()));
-                let hint = hint.map_or_else(String::new, |n| format!("did you mean `{n}`?"));
+                let hint = did_you_mean(name, declared.iter().map(|(n, _)| n.as_str()));
                 return Err(Error::invalid(format!("`{name}` is no declared request value")).with_hint(hint));
             };
             let typed: Option<Vec<Value>> = values.iter().map(|value| typed(value, *scalar)).collect();

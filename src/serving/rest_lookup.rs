@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json};
 use super::compute::Cell;
 use super::lookup::{LookupRequest, LookupResponse};
 use crate::error::{Error, Result};
-use crate::model::names::nearest;
+use crate::model::names::did_you_mean;
 use crate::model::{Millis, Positions, Value, time};
 
 const KEYS: [&str; 8] =
@@ -25,7 +25,7 @@ pub(super) fn parse(body: &[u8]) -> Result<LookupRequest> {
         return Err(Error::invalid("the body is no JSON object"));
     };
     if let Some(key) = object.keys().find(|k| !KEYS.contains(&k.as_str())) {
-        let hint = nearest(key, KEYS).map_or_else(String::new, |n| format!("did you mean `{n}`?"));
+        let hint = did_you_mean(key, KEYS);
         return Err(Error::invalid(format!("unknown key `{key}`")).with_hint(hint));
     }
     let wrong = |key: &str, expected: &str| Error::invalid(format!("`{key}` is not {expected}"));

@@ -13,7 +13,7 @@ use crate::clock::Clock;
 use crate::codec::KeyReader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Append, Log};
-use crate::model::names::nearest;
+use crate::model::names::did_you_mean;
 use crate::model::{Millis, Positions, partition_of};
 use crate::task::{Lease, Status, Task, TaskInput};
 use crate::telemetry::Metrics;
@@ -147,8 +147,7 @@ impl View {
     pub fn append(&self, topic: &str, payloads: &[&[u8]]) -> Result<Positions> {
         let started = Instant::now();
         let Some(key_reader) = self.keys.get(topic) else {
-            let hint = nearest(topic, self.keys.keys().map(String::as_str))
-                .map_or_else(String::new, |n| format!("did you mean `{n}`?"));
+            let hint = did_you_mean(topic, self.keys.keys().map(String::as_str));
             return Err(Error::not_found(format!("no source reads a topic `{topic}`")).with_hint(hint));
         };
         let partitions = self.log.partitions(topic).unwrap_or(1);
@@ -261,8 +260,7 @@ impl View {
     /// There is none; the hint names the nearest.
     pub(super) fn group(&self, name: &str) -> Result<&Arc<Group>> {
         self.topology.group(name).ok_or_else(|| {
-            let hint = nearest(name, self.topology.groups.iter().map(|g| g.name.as_str()));
-            let hint = hint.map_or_else(String::new, |n| format!("did you mean `{n}`?"));
+            let hint = did_you_mean(name, self.topology.groups.iter().map(|g| g.name.as_str()));
             Error::not_found(format!("no feature group `{name}`")).with_hint(hint)
         })
     }
