@@ -172,31 +172,49 @@ fn lookups(engine: &Engine) {
     let listeners = Listeners::start(engine);
     // Client and server share the machine: on two cores 10,000 calls a second fill it.
     for (wire, entities, rate) in [
-        ("nothing", 1, 2_000),
-        ("gRPC", 1, 2_000),
+        ("REST, nothing", 1, 2_000),
         ("REST", 1, 2_000),
-        ("nothing", 1, 10_000),
-        ("gRPC", 1, 10_000),
+        ("gRPC, nothing", 1, 2_000),
+        ("gRPC", 1, 2_000),
+        ("REST, nothing", 1, 10_000),
         ("REST", 1, 10_000),
+        ("gRPC, nothing", 1, 10_000),
+        ("gRPC", 1, 10_000),
         ("gRPC", 100, 200),
         ("REST", 100, 200),
     ] {
         for is_loaded in [false, true] {
             let load = Load { entities, rate, seconds: 5 };
+            let before = clients::serving_cpu();
             let found = while_loaded(engine, is_loaded, || match wire {
                 "gRPC" => clients::grpc(listeners.grpc, load),
-                "nothing" => clients::nothing(listeners.rest, load),
+                "gRPC, nothing" => clients::nothing_grpc(listeners.grpc, load),
+                "REST, nothing" => clients::nothing(listeners.rest, load),
                 _ => clients::rest(listeners.rest, load),
             });
             let state = if is_loaded { "while ingesting" } else { "idle" };
-            show_latency(&format!("{wire}, {entities} entities, {rate}/s, {state}"), &found);
+            let cpu = (clients::serving_cpu() - before) / found.len() as f64;
+            show_latency(&format!("{wire}, {entities} entities, {rate}/s, {state}"), &found, cpu);
         }
+    }
+    for streams in [1, 64] {
+        let before = clients::serving_cpu();
+        let (begun, seconds) = (Instant::now(), 5);
+        let answered = clients::closed_loop(listeners.grpc, streams, seconds) as f64;
+        let (cpu, took) = (clients::serving_cpu() - before, begun.elapsed().as_secs_f64());
+        println!(
+            "gRPC, one connection, {streams} at a time: {:.0}/s with the client beside it; {:.0}/s per core of the server",
+            answered / took,
+            answered / cpu
+        );
     }
 }
 
-fn show_latency(what: &str, histogram: &Histogram<u64>) {
+/// `cpu`: seconds of the server's threads per call.
+fn show_latency(what: &str, histogram: &Histogram<u64>, cpu: f64) {
     let at = |q: f64| histogram.value_at_quantile(q) as f64 / 1000.0;
-    println!("| {what:<58} | {:>8.1} | {:>8.1} | {:>8.1} |", at(0.5), at(0.99), at(0.999));
+    let cpu = cpu * 1e6;
+    println!("| {what:<58} | {:>8.1} | {:>8.1} | {:>8.1} | {cpu:>8.1} |", at(0.5), at(0.99), at(0.999));
 }
 
 fn expressions() {
@@ -239,8 +257,8 @@ fn catching_up(zipf: &Path, uniform: &Path, events: u64) {
 
 fn latencies(zipf: &Path, events: u64) {
     let what = format!("lookups of 24 values, open loop (load: {} k ev/s)", LOAD_RATE / 1000);
-    println!("\n| {what:<58} |   p50 µs |   p99 µs | p99.9 µs |");
-    println!("|{:-<60}|----------|----------|----------|", "");
+    println!("\n| {what:<58} |   p50 µs |   p99 µs | p99.9 µs |   µs CPU |");
+    println!("|{:-<60}|----------|----------|----------|----------|", "");
     ingest(zipf, &WINDOWS, "2GiB", "10s", 1, events);
     let engine = Engine::start(&settings(zipf, "2GiB", "10s", 1), topology(&WINDOWS)).expect("it starts");
     engine.wait_ready().expect("it becomes ready");
