@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use thalweg::app::Engine;
 use thalweg::serving::generated::v1::feature_service_client::FeatureServiceClient;
 use thalweg::serving::generated::v1::{GetFeaturesRequest, Value, ValueList, value::Kind};
-use thalweg::serving::{Access, Door, grpc_routes, router};
+use thalweg::serving::{Access, Door, LookupRequest, grpc_routes, router};
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
@@ -237,6 +237,23 @@ pub fn nothing_grpc(address: SocketAddr, load: Load) -> Histogram<u64> {
             runtime.block_on(client.check(HealthCheckRequest::default())).expect("an answer");
         },
     )
+}
+
+/// Microseconds of a lookup of one entity in this process.
+pub fn in_process(engine: &Engine) -> f64 {
+    let (features, mut random, calls) = (features(), Random(1), 100_000);
+    let begun = Instant::now();
+    for _ in 0..calls {
+        let user = format!("u{}", random.next() % KEYS);
+        let request = LookupRequest {
+            features: features.clone(),
+            entities: [("user_id".to_owned(), vec![user.as_str().into()])].into(),
+            as_of: vec![START_MS + 3_600_000],
+            ..LookupRequest::default()
+        };
+        engine.view.lookup(&request).expect("an answer");
+    }
+    begun.elapsed().as_secs_f64() * 1e6 / f64::from(calls)
 }
 
 /// Lookups of one entity over one gRPC connection, `streams` at a time, as fast as they are answered:

@@ -197,6 +197,7 @@ fn lookups(engine: &Engine) {
             show_latency(&format!("{wire}, {entities} entities, {rate}/s, {state}"), &found, cpu);
         }
     }
+    println!("{:.1} µs in the process, without a wire", clients::in_process(engine));
     for streams in [1, 64] {
         let before = clients::serving_cpu();
         let (begun, seconds) = (Instant::now(), 5);
