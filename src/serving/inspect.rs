@@ -33,10 +33,12 @@ pub fn partitions(view: &View) -> Json {
     view.health().1["partitions"].clone()
 }
 
-/// Topic of dead letters, and its number of partitions.
+/// Topic of dead letters, and where each of its partitions ends.
 pub fn dead_letters(view: &View) -> Json {
     let topic = format!("{}-dead-letters", view.app);
-    json!({ "partitions": view.log.partitions(&topic).unwrap_or(0), "topic": topic })
+    let partitions = view.log.partitions(&topic).unwrap_or(0);
+    let ends: Vec<u64> = (0..partitions).map(|p| view.log.end_offset(&topic, p)).collect();
+    json!({ "topic": topic, "ends": ends })
 }
 
 /// What is served, for tools that decode rows by themselves.

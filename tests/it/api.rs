@@ -288,7 +288,10 @@ fn an_engine_and_a_stopped_folder_can_be_looked_into() {
     let place = Place::new(DEFINITIONS, "");
     let config = place.config();
     let engine = place.start();
-    engine.append("payments", &[event(1, "ann", 7, 1, 2.5), "nothing".to_owned()].join("\n"));
+    engine.append(
+        "payments",
+        &[event(1, "ann", 7, 1, 2.5), "older".to_owned(), "latest".to_owned()].join("\n"),
+    );
     engine.settled_stats();
     let lock = place.folder.path().join("data/LOCK");
     let held = std::fs::read(&lock).expect("it is held");
@@ -299,7 +302,8 @@ fn an_engine_and_a_stopped_folder_can_be_looked_into() {
             (&["keys", "by_user", "--prefix", "b"], ""),
             (&["key", "by_user", "ann"], "2.5"),
             (&["log", "payments", "--partition", "0", "--n", "5"], ""),
-            (&["dead-letters"], "malformed"),
+            (&["dead-letters"], "older"),
+            (&["dead-letters", "--n", "1"], "latest"),
             (&["verify", "--entities", "20"], "0 differences"),
             (&["wait"], ""),
         ] {
@@ -448,6 +452,10 @@ fn grpc_answers_as_rest_does() {
         let wrong = proto::GetFeaturesRequest { features: vec!["by_user:nope".to_owned()], ..request };
         let refused = client.get_features(wrong).await.expect_err("no such feature");
         assert_eq!(refused.code(), tonic::Code::NotFound);
+        let stats =
+            client.get_stats(proto::GetStatsRequest::default()).await.expect("an answer").into_inner();
+        let stats: Json = serde_json::from_str(&stats.json).expect("JSON");
+        assert_eq!(stats["sources"]["payments"]["read"], 2, "{stats}");
         let channel = tonic::transport::Endpoint::from_shared(endpoint)
             .expect("an address")
             .connect()

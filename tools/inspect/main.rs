@@ -65,9 +65,9 @@ enum Command {
         #[arg(long, default_value_t = 10)]
         n: usize,
     },
-    /// Records that were kept aside, with the reason
+    /// The latest records that were kept aside, with the reason
     DeadLetters {
-        /// How many per partition
+        /// How many per partition, at most
         #[arg(long, default_value_t = 20)]
         n: usize,
     },
@@ -191,14 +191,14 @@ impl Target {
         }
     }
 
-    /// Topic of dead letters, and its number of partitions.
-    fn dead_letters(&self) -> Outcome<(String, u32)> {
+    /// Topic of dead letters, and where each of its partitions ends.
+    fn dead_letters(&self) -> Outcome<(String, Vec<u64>)> {
         let found = match self {
             Self::Server(_) => self.json("dead-letters", None)?,
             Self::Folder(view) => inspect::dead_letters(view),
         };
         let topic = found["topic"].as_str().unwrap_or_default().to_owned();
-        Ok((topic, found["partitions"].as_u64().unwrap_or(0) as u32))
+        Ok((topic, found["ends"].as_array().into_iter().flatten().filter_map(Json::as_u64).collect()))
     }
 }
 
@@ -245,9 +245,10 @@ fn run(target: &Target, command: &Command) -> Outcome<ExitCode> {
             print_records(&target.log(topic, *partition, *from, *n)?);
         }
         Command::DeadLetters { n } => {
-            let (topic, partitions) = target.dead_letters()?;
-            for partition in 0..partitions {
-                print_records(&target.log(&topic, partition, 0, *n)?);
+            let (topic, ends) = target.dead_letters()?;
+            for (partition, end) in (0..).zip(ends) {
+                // On Kafka some offsets hold the ends of transactions and no records.
+                print_records(&target.log(&topic, partition, end.saturating_sub(*n as u64), *n)?);
             }
         }
         Command::Wait => wait(target)?,
