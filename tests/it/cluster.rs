@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
+use thalweg::serving::generated::v1 as proto;
 
 use crate::broker::{Broker, send};
 use crate::crash::{BATCH, DEFINITIONS};
@@ -43,6 +44,17 @@ fn routes(engine: &Engine) -> Vec<Json> {
     engine.get("/v1/routing").1["routes"].as_array().expect("routes").clone()
 }
 
+/// What `GetRouting` says.
+fn grpc_routes(engine: &Engine) -> Vec<proto::PartitionRoute> {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let address = format!("http://{}", engine.grpc);
+    runtime.block_on(async {
+        let client = proto::feature_service_client::FeatureServiceClient::connect(address).await;
+        let request = proto::GetRoutingRequest::default();
+        client.expect("it listens").get_routing(request).await.expect("an answer").into_inner().routes
+    })
+}
+
 /// Waits until every partition has an owner, and a standby elsewhere.
 fn await_standbys(engine: &Engine) {
     until(|| {
@@ -71,7 +83,8 @@ fn await_quiet(nodes: [&Engine; 2]) {
 fn a_killed_node_is_answered_for_at_once_and_replaced_soon() {
     let broker = Broker::start();
     broker.create("payments", PARTITIONS);
-    let (first, second) = (node(&broker), node(&broker));
+    let (mut first, second) = (node(&broker), node(&broker));
+    first.variables.push(("POD_NAME", "thalweg-0".to_owned()));
     let (first, second) = (first.start(), second.start());
     let producer = broker.producer();
     for number in 0..20 {
@@ -98,6 +111,18 @@ fn a_killed_node_is_answered_for_at_once_and_replaced_soon() {
         wanted.push(here["results"].clone());
     }
     assert_eq!(owners.len(), 2, "both own something: {owners:?}");
+    assert!(owners.contains_key("thalweg-0"), "a node bears the name of its pod: {owners:?}");
+    let over_grpc = grpc_routes(&second);
+    assert_eq!(over_grpc.len(), 2 * PARTITIONS as usize);
+    for route in routes(&second) {
+        let is_it =
+            |r: &&proto::PartitionRoute| route["group"] == r.group && route["partition"] == r.partition;
+        let said = over_grpc.iter().find(is_it).expect("the same partitions");
+        let owner = said.owner.as_ref().expect("an owner");
+        assert_eq!(route["owner"]["node"], owner.node.as_str());
+        assert_eq!(route["owner"]["grpc"], owner.grpc.as_str());
+        assert_eq!(route["standbys"][0]["node"], said.standbys[0].node.as_str());
+    }
     await_quiet([&first, &second]);
     // Killed: what the other follows is answered at once for those who allow it.
     first.kill();

@@ -52,6 +52,17 @@ fn check(engine: &Engine, group: &str, key: &str, records: &[(String, String, Js
     }
 }
 
+/// The same of a topic on Kafka.
+fn on_kafka(broker: &Broker, topic: &str) -> Vec<(String, String, Json)> {
+    let record = |m: &rdkafka::message::OwnedMessage| {
+        let key = String::from_utf8_lossy(m.key().expect("a key")).into_owned();
+        let time = m.timestamp().to_millis().expect("a time");
+        let time = jiff::Timestamp::from_millisecond(time).expect("in range").to_string();
+        (key, time, serde_json::from_slice(m.payload().expect("a value")).expect("JSON"))
+    };
+    broker.read(topic).iter().map(record).collect()
+}
+
 #[test]
 fn latest_features_are_those_of_a_lookup() {
     let more = format!("commit_interval: 20ms\nlog: {{ embedded: {{ partitions: {PARTITIONS} }} }}");
@@ -60,14 +71,30 @@ fn latest_features_are_those_of_a_lookup() {
     for number in 0..10 {
         engine.append("payments", &batch(number));
     }
+    check_latest(&engine, |topic| embedded(&engine, topic));
+    engine.stop();
+
+    let broker = Broker::start();
+    let more = format!("commit_interval: 20ms\n{}", broker.log(PARTITIONS));
+    let place = Place::new(&definitions("latest"), &more);
+    let engine = place.start();
+    let producer = broker.producer();
+    for number in 0..10 {
+        send(&producer, "payments", &records(number, PARTITIONS));
+    }
+    check_latest(&engine, |topic| on_kafka(&broker, topic));
+    engine.stop();
+}
+
+/// The last record of every entity says what a lookup says.
+fn check_latest(engine: &Engine, read: impl Fn(&str) -> Vec<(String, String, Json)>) {
     let stats = engine.settled_stats();
     for (group, key) in [("by_user", "user_id"), ("by_shop", "shop")] {
-        let records = embedded(&engine, &format!("test-{group}-features"));
-        check(&engine, group, key, &records);
+        let records = read(&format!("test-{group}-features"));
+        check(engine, group, key, &records);
         let keys: std::collections::BTreeSet<&str> = records.iter().map(|r| r.0.as_str()).collect();
         assert_eq!(stats["groups"][group]["entities"], keys.len());
     }
-    engine.stop();
 }
 
 #[test]
@@ -112,16 +139,7 @@ fn every_event_is_emitted_once_on_either_log() {
         }
         by
     };
-    let found: Vec<(String, String, Json)> = broker
-        .read("test-by_user-features")
-        .iter()
-        .map(|m| {
-            let key = String::from_utf8_lossy(m.key().expect("a key")).into_owned();
-            let time = m.timestamp().to_millis().expect("a time");
-            let time = jiff::Timestamp::from_millisecond(time).expect("in range").to_string();
-            (key, time, serde_json::from_slice(m.payload().expect("a value")).expect("JSON"))
-        })
-        .collect();
+    let found = on_kafka(&broker, "test-by_user-features");
     for (_, time, value) in &found {
         assert_eq!(value["as_of"], time.as_str());
     }
