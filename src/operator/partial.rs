@@ -63,14 +63,14 @@ impl Base {
     }
 }
 
-/// Adds an event that is not before those already in `words`.
+/// Adds an event; for [`PartKind::Breaks`] it must not be before those already in `words`.
 pub fn add(layout: &Layout, words: &mut [u64], event: EventRef<'_>) {
     for index in 0..layout.series.len() {
         add_series(layout, index, words, event);
     }
 }
 
-/// Adds an event to one series.
+/// Adds an event to one series. What was folded early, since it came late, may be after it.
 pub fn add_series(layout: &Layout, index: usize, words: &mut [u64], event: EventRef<'_>) {
     if !event.is_in(index) {
         return;
@@ -84,10 +84,9 @@ pub fn add_series(layout: &Layout, index: usize, words: &mut [u64], event: Event
         let slot = &mut words[*at..];
         match part {
             PartKind::Times => {
-                if count == 0 {
-                    slot[0] = time as u64;
-                }
-                slot[1] = time as u64;
+                let (first, last) = (slot[0] as Millis, slot[1] as Millis);
+                slot[0] = if count == 0 { time } else { first.min(time) } as u64;
+                slot[1] = if count == 0 { time } else { last.max(time) } as u64;
             }
             PartKind::SumInt => {
                 add_int(slot, i128::from(column_word(series, event) as i64));
@@ -118,11 +117,12 @@ pub fn add_series(layout: &Layout, index: usize, words: &mut [u64], event: Event
             PartKind::Decay { half_life, is_count } => {
                 let x = if *is_count { 1.0 } else { column_number(series, event) };
                 let held = f64::from_bits(slot[0]);
-                let faded = match before {
-                    Some(before) if count > 0 => held * decay(time - before, *half_life),
-                    _ => 0.0,
+                let total = match before {
+                    Some(before) if count > 0 && time < before => held + x * decay(before - time, *half_life),
+                    Some(before) if count > 0 => held * decay(time - before, *half_life) + x,
+                    _ => x,
                 };
-                slot[0] = (faded + x).to_bits();
+                slot[0] = total.to_bits();
             }
             PartKind::Breaks(gap) => {
                 if count > 0 && before.is_some_and(|before| time - before > *gap) {

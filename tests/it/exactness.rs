@@ -3,13 +3,14 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use thalweg::app::Engine;
 use thalweg::config::DefinitionFiles;
 use thalweg::config::settings::Settings;
 use thalweg::serving::verify::verify;
 use thalweg::topology::Topology;
 
-use crate::harness::root;
+use crate::harness::{Place, root};
 
 const WINDOWS: [&str; 15] = [
     "window: 1h",
@@ -218,4 +219,30 @@ fn all_aggregates_and_windows_equal_the_oracle_anywhere_in_a_long_history() {
 #[test]
 fn partitions_ingested_one_after_the_other_change_nothing() {
     differences("1h", true, 2);
+}
+
+/// One partition pauses for longer than a unit keeps events, and many half-lives: what it then brings is
+/// older than what is counted, and newer than the entity's first event.
+#[test]
+fn what_a_partition_brings_after_a_pause_decays_as_if_it_had_come_in_time() {
+    let definitions = "
+entities: { shop: { key: m, type: string } }
+sources: { s: { key: k, event_time: { path: t, format: unix_ms }, fields: { k: { type: string }, m: { type: string } } } }
+feature_groups: { g: { entity: shop, source: s, features: {
+  c: { aggregate: decayed_count, half_life: 1m }, n: { aggregate: count, window: lifetime } } } }
+";
+    let place = Place::new(definitions, "log: { embedded: { partitions: 4 } }");
+    let engine = place.start();
+    let minutes = |minutes: i64| 1_600_000_000_000 + minutes * 60_000;
+    let as_of = jiff::Timestamp::from_millisecond(minutes(24 * 60)).expect("in range").to_string();
+    let mut counts = Vec::new();
+    for (key, at) in [("b", 0), ("e", 24 * 60), ("b", 23 * 60 - 6), ("e", 24 * 60)] {
+        let event = json!({ "k": key, "m": "x", "t": minutes(at) });
+        let positions = engine.append("s", &event.to_string());
+        let found = engine.values(&["g:c", "g:n"], json!({ "m": ["x"] }), &as_of, &positions);
+        counts.push((found["c"][0].clone(), found["n"][0].clone()));
+    }
+    assert_eq!(counts[0].1, 1);
+    assert_eq!(counts[1..], [(json!(1.0), json!(2)), (json!(1.0), json!(3)), (json!(2.0), json!(4))]);
+    engine.stop();
 }
