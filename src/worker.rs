@@ -120,9 +120,11 @@ struct Flight {
 
 impl Loop {
     fn new(options: WorkerOptions) -> Self {
-        let WorkerOptions { runners, session, host, lease, commit_interval, metrics, pulse, stop, .. } =
-            options;
+        let WorkerOptions {
+            mut runners, session, host, lease, commit_interval, metrics, pulse, stop, ..
+        } = options;
         let (owned, taken_over, flight, aborted) = (Vec::new(), unbounded(), None, None);
+        runners.iter_mut().for_each(Runner::hold);
         Self {
             runners,
             session,
@@ -188,6 +190,8 @@ impl Loop {
             // Others may have got what it still shows. Until it hears what is its own the lease runs out.
             return true;
         }
+        // What is known now is renewed from now, however long the process stands still before it says so.
+        let known_at = Instant::now();
         if lease.needs_proof() {
             tracing::warn!(
                 "nothing was done for {:?}: asking the group whether others own the tasks",
@@ -213,7 +217,7 @@ impl Loop {
             }
         }
         if let Some(lease) = &self.lease {
-            lease.renew();
+            lease.renew_from(known_at);
         }
         true
     }
@@ -304,12 +308,13 @@ impl Loop {
 
     /// Begins with tasks that are ready.
     fn welcome(&mut self) {
-        while let Ok(runner) = self.taken_over.1.try_recv() {
+        while let Ok(mut runner) = self.taken_over.1.try_recv() {
             // One that was given up may have been about to arrive.
             let is_wanted = self.host.as_ref().is_some_and(|h| h.is_wanted(runner.task().incarnation));
             if !is_wanted || !self.owned.contains(&input_of(runner.task())) {
                 continue;
             }
+            runner.hold();
             self.session.start(runner.start());
             self.runners.push(runner);
         }

@@ -78,7 +78,10 @@ pub fn get(arguments: &GetArguments) -> Outcome {
         .features
         .iter()
         .flat_map(|text| match text.split_once(':') {
-            Some((group, names)) => names.split(',').map(|n| format!("{group}:{n}")).collect(),
+            Some((group, names)) => names
+                .split(',')
+                .map(|n| if n.contains(':') { n.to_owned() } else { format!("{group}:{n}") })
+                .collect(),
             None => vec![text.clone()],
         })
         .collect();

@@ -1,8 +1,9 @@
 //! Where the rows of a lookup are, and reading them: here, or on the node that has them.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::cluster::{Cluster, Endpoint};
 use super::lookup::{Columns, Lookup, LookupRequest, PartitionAnswer};
@@ -62,8 +63,9 @@ impl Lookup<'_> {
             .collect();
         tasks.sort_unstable();
         tasks.dedup();
+        let wait = self.request.wait.unwrap_or(WAIT_DEFAULT);
+        let deadline = Instant::now() + wait;
         if !self.request.min_positions.is_empty() {
-            let wait = self.request.wait.unwrap_or(WAIT_DEFAULT);
             let tasks: Vec<&Arc<Task>> = tasks.iter().map(|i| &owned.tasks[*i]).collect();
             self.view.await_positions(&tasks, &self.request.min_positions, wait)?;
         }
@@ -72,7 +74,7 @@ impl Lookup<'_> {
             self.read_task(owned, task, &placed, nows, cells, &mut positions)?;
         }
         for errand in self.errands(&placed)? {
-            self.run_errand(&errand, nows, cells, &mut positions)?;
+            self.run_errand(&errand, deadline, nows, cells, &mut positions)?;
         }
         Ok((tasks.iter().map(|i| Arc::clone(&owned.tasks[*i])).collect(), positions))
     }
@@ -84,6 +86,8 @@ impl Lookup<'_> {
             .iter()
             .map(|(name, _)| &self.request.entities[name])
             .collect();
+        // All rows of a partition from one place, even if a standby falls behind meanwhile.
+        let mut homes: BTreeMap<u32, Home> = BTreeMap::new();
         (0..self.rows)
             .map(|row| {
                 let parts: Vec<KeyPart<'_>> = columns
@@ -104,7 +108,11 @@ impl Lookup<'_> {
                 }
                 let is_entity =
                     parts.iter().all(|p| !matches!(p, KeyPart::String(s) if s.len() > KEY_BYTES_MAX));
-                Ok(Placed { home: self.home(owned, plan, partition)?, entity, is_entity })
+                let home = match homes.entry(partition) {
+                    Entry::Occupied(known) => *known.get(),
+                    Entry::Vacant(new) => *new.insert(self.home(owned, plan, partition)?),
+                };
+                Ok(Placed { home, entity, is_entity })
             })
             .collect()
     }
@@ -236,6 +244,7 @@ impl Lookup<'_> {
     fn run_errand(
         &self,
         errand: &Errand,
+        deadline: Instant,
         nows: &[Vec<Millis>],
         cells: &mut Columns,
         positions: &mut Vec<PartitionAnswer>,
@@ -243,7 +252,9 @@ impl Lookup<'_> {
         let Some(cluster) = self.view.cluster() else {
             return Err(Error::internal("there are no other nodes"));
         };
-        let request = self.errand_request(errand, nows);
+        let mut request = self.errand_request(errand, nows);
+        // What was waited here is not waited there again.
+        request.wait = Some(deadline.saturating_duration_since(Instant::now()));
         let answer = ask(cluster, &errand.to, &request)?;
         let columns = answer.columns.len() - self.needs.groups[errand.need].1.len();
         for (i, column) in answer.columns.into_iter().skip(columns).enumerate() {
@@ -267,7 +278,6 @@ impl Lookup<'_> {
             as_of: errand.rows.iter().map(|row| nows[errand.need][*row]).collect(),
             full_feature_names: true,
             min_positions: self.request.min_positions.clone(),
-            wait: self.request.wait,
             max_age: self.request.max_age,
             ..LookupRequest::default()
         }

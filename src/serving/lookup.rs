@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::expr::Val;
 use crate::model::names::did_you_mean;
 use crate::model::{Millis, Positions, ScalarType, Value};
-use crate::task::degraded;
+use crate::task::{Status as TaskStatus, degraded};
 use crate::topology::Input;
 
 /// What is asked.
@@ -223,8 +223,11 @@ impl<'a> Lookup<'a> {
         let mut computed = self.compute(&cells);
         for task in &tasks {
             // Last of all: a process that was frozen at any place before finds it out here.
-            if task.lease.as_ref().is_some_and(|l| !l.is_valid()) {
-                let message = format!("partition {} of {} may be another node's", task.partition, task.topic);
+            let is_too_old = task.status() == TaskStatus::Standby
+                && self.request.max_age.is_none_or(|most| task.behind().is_none_or(|b| b > most));
+            if !task.may_answer() || is_too_old {
+                let message =
+                    format!("partition {} of {} may have gone on elsewhere", task.partition, task.topic);
                 return Err(Error::unavailable(message).with_hint("ask again in a moment, or another node"));
             }
         }
@@ -236,8 +239,14 @@ impl<'a> Lookup<'a> {
                 response.as_of.insert(name, now.first().copied().unwrap_or(0));
             }
         }
-        for values in self.request.entities.values() {
-            let cell = |v: &Value| Cell { value: v.clone(), status: Status::Present, timestamp: 0 };
+        for (name, values) in &self.request.entities {
+            let keys = view.topology.entities.iter().flat_map(|e| &e.keys);
+            let is_int = keys.into_iter().any(|(n, scalar)| n == name && *scalar == ScalarType::Int64);
+            let value = |v: &Value| match v {
+                Value::Float(x) if is_int => Value::Int(*x as i64),
+                other => other.clone(),
+            };
+            let cell = |v: &Value| Cell { value: value(v), status: Status::Present, timestamp: 0 };
             response.columns.push(values.iter().map(cell).collect());
         }
         for (i, wanted) in self.wanted.iter().enumerate() {

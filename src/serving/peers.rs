@@ -56,14 +56,19 @@ impl GrpcPeers {
     }
 }
 
+/// Waits for an answer, also on a thread that serves requests: ownership may move to another node
+/// between the look that chose the thread and the lookup.
+fn wait<T>(runtime: &Handle, answer: impl Future<Output = T>) -> T {
+    tokio::task::block_in_place(|| runtime.block_on(answer))
+}
+
 impl Peers for GrpcPeers {
     fn lookup(&self, address: &str, request: &LookupRequest) -> Result<LookupResponse> {
         let mut client = self.client(address)?;
         let mut message = Request::new(request_message(request));
         message.set_timeout(request.wait.unwrap_or(Duration::from_secs(1)) + ANSWER_MAX);
         message.metadata_mut().insert(HOP, tonic::metadata::MetadataValue::from_static("1"));
-        let answer =
-            self.runtime.block_on(client.get_features(message)).map_err(|s| error_of(address, &s))?;
+        let answer = wait(&self.runtime, client.get_features(message)).map_err(|s| error_of(address, &s))?;
         response_of(answer.into_inner(), request)
     }
 
@@ -71,7 +76,7 @@ impl Peers for GrpcPeers {
         let mut client = self.client(address)?;
         let mut message = Request::new(proto::GetStatsRequest { cluster: false });
         message.set_timeout(ANSWER_MAX);
-        let answer = self.runtime.block_on(client.get_stats(message)).map_err(|s| error_of(address, &s))?;
+        let answer = wait(&self.runtime, client.get_stats(message)).map_err(|s| error_of(address, &s))?;
         serde_json::from_str(&answer.into_inner().json)
             .map_err(|e| Error::internal(format!("counts of the node at {address}: {e}")))
     }

@@ -260,7 +260,9 @@ async fn online(State(shared): State<Shared>, body: Body) -> Result<Response> {
 }
 
 async fn health(State(shared): State<Shared>) -> Result<Response> {
-    let (is_well, body) = shared.view()?.health();
+    let view = shared.view()?;
+    // How far the log goes the brokers are asked, and they may take their time.
+    let (is_well, body) = blocking(move || Ok(view.health())).await?;
     let status = if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Ok((status, axum::Json(body)).into_response())
 }
@@ -273,7 +275,8 @@ struct StatsQuery {
 
 async fn stats(State(shared): State<Shared>, Query(query): Query<StatsQuery>) -> Result<Response> {
     let view = shared.view()?;
-    let stats = if query.cluster { blocking(move || view.cluster_stats()).await? } else { view.stats() };
+    let stats = move || if query.cluster { view.cluster_stats() } else { Ok(view.stats()) };
+    let stats = blocking(stats).await?;
     Ok(axum::Json(stats).into_response())
 }
 
@@ -298,7 +301,8 @@ async fn routing(State(shared): State<Shared>, Query(query): Query<RoutingQuery>
 }
 
 async fn metrics(State(shared): State<Shared>) -> Result<Response> {
-    let text = exposition::metrics(&*shared.view()?);
+    let view = shared.view()?;
+    let text = blocking(move || Ok(exposition::metrics(&view))).await?;
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
@@ -319,7 +323,7 @@ async fn livez(State(shared): State<Shared>) -> Result<&'static str> {
 async fn readyz(State(shared): State<Shared>) -> Result<Response> {
     let view = shared.view()?;
     view.check_ready()?;
-    let (is_well, _) = view.health();
+    let (is_well, _) = blocking(move || Ok(view.health())).await?;
     if is_well {
         return Ok((StatusCode::OK, "ready\n").into_response());
     }
@@ -327,7 +331,8 @@ async fn readyz(State(shared): State<Shared>) -> Result<Response> {
 }
 
 async fn inspect_partitions(State(shared): State<Shared>) -> Result<Response> {
-    Ok(axum::Json(inspect::partitions(&*shared.view()?)).into_response())
+    let view = shared.view()?;
+    Ok(axum::Json(blocking(move || Ok(inspect::partitions(&view))).await?).into_response())
 }
 
 async fn inspect_definitions(State(shared): State<Shared>) -> Result<Response> {

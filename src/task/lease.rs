@@ -31,7 +31,13 @@ impl Lease {
 
     /// Membership is known.
     pub fn renew(&self) {
-        self.renewed_at.store(self.started.elapsed().as_millis() as u64, Ordering::Release);
+        self.renew_from(Instant::now());
+    }
+
+    /// Membership was known at that moment.
+    pub fn renew_from(&self, known_at: Instant) {
+        let at = known_at.saturating_duration_since(self.started);
+        self.renewed_at.store(at.as_millis() as u64, Ordering::Release);
     }
 
     /// Whether answers may be given.

@@ -24,7 +24,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -206,6 +206,8 @@ pub struct Task {
     stream_times: Vec<AtomicI64>,
     status: AtomicU8,
     failure: Mutex<Option<String>>,
+    /// Whether the worker that applied its records has let go of it.
+    is_let_go: AtomicBool,
     changed: (Mutex<()>, Condvar),
     /// Next offset that is committed.
     pub committed: AtomicU64,
@@ -273,6 +275,7 @@ impl Task {
             stream_times: (0..sources).map(|_| AtomicI64::new(i64::MIN)).collect(),
             status: AtomicU8::new(0),
             failure: Mutex::new(None),
+            is_let_go: AtomicBool::new(false),
             changed: (Mutex::new(()), Condvar::new()),
             committed: AtomicU64::new(0),
             flushed_barrier: AtomicU64::new(0),
@@ -296,6 +299,16 @@ impl Task {
     /// Whether it follows the owner rather than being it.
     pub fn is_standby(&self) -> bool {
         self.follower.is_some()
+    }
+
+    fn let_go(&self) {
+        self.is_let_go.store(true, Ordering::Release);
+    }
+
+    /// Whether what was just read of it may be answered: it is somebody's of this node, and nobody else
+    /// can have it.
+    pub fn may_answer(&self) -> bool {
+        !self.is_let_go.load(Ordering::Acquire) && self.lease.as_ref().is_none_or(|l| l.is_valid())
     }
 
     /// How far the answers of a standby may lie behind; none: it cannot answer.

@@ -125,6 +125,16 @@ pub struct Runner {
     pub(super) limit: Offset,
     used: usize,
     dead_letter_partitions: u32,
+    hold: Option<Hold>,
+}
+
+/// Says of a task that nobody applies its records any more, also when the worker has panicked.
+struct Hold(Arc<Task>);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.0.let_go();
+    }
 }
 
 impl Runner {
@@ -172,6 +182,7 @@ impl Runner {
             limit: Offset::MAX,
             used: 0,
             dead_letter_partitions,
+            hold: None,
             task,
             log,
             options,
@@ -179,6 +190,11 @@ impl Runner {
         runner.restore(from)?;
         runner.checked_until = runner.position + CHECK_FIRST;
         Ok(runner)
+    }
+
+    /// A worker begins with the task: once the runner is gone, nothing of it is answered any more.
+    pub fn hold(&mut self) {
+        self.hold = Some(Hold(Arc::clone(&self.task)));
     }
 
     /// Applies some of what waits in the input. Returns how many records that were.
