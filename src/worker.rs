@@ -372,6 +372,12 @@ impl Loop {
             Outcome::Aborted(_, commits) if !tasks.is_empty() => {
                 self.aborted = Some(commits.into_iter().zip(pending).collect());
             }
+            Outcome::Refused(why) => {
+                for runner in self.runners.iter().filter(|r| tasks.contains(&r.task().name)) {
+                    runner
+                        .fail(&format!("commit: {why}; raise max.message.bytes of that topic, and restart"));
+                }
+            }
             Outcome::Fenced(why) if !tasks.is_empty() => self.end(&tasks, &why),
             Outcome::Aborted(..) | Outcome::Fenced(_) => {}
         }

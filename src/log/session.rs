@@ -62,6 +62,8 @@ pub enum Outcome {
     Committed(Vec<Offset>),
     /// Nothing of it happened, for this reason; it can be made again.
     Aborted(String, Vec<TaskCommit>),
+    /// Nothing of it happened, for this reason, and would not the next time.
+    Refused(String),
     /// Another may own the tasks: what they hold in memory is worth nothing (PROTOCOL 21).
     Fenced(String),
 }
@@ -72,6 +74,7 @@ impl Outcome {
         match self {
             Self::Committed(_) => "committed",
             Self::Aborted(..) => "aborted",
+            Self::Refused(_) => "refused",
             Self::Fenced(_) => "fenced",
         }
     }

@@ -181,6 +181,7 @@ impl KafkaOptions {
         unless_given(&mut config, &self.properties, "compression.type", "lz4");
         unless_given(&mut config, &self.properties, "queue.buffering.max.messages", "1000000");
         unless_given(&mut config, &self.properties, "batch.size", "1000000");
+        unless_given(&mut config, &self.properties, "message.max.bytes", RECORD_BYTES);
         config
     }
 
@@ -192,9 +193,14 @@ impl KafkaOptions {
         unless_given(&mut config, &self.properties, "linger.ms", "1");
         unless_given(&mut config, &self.properties, "compression.type", "lz4");
         unless_given(&mut config, &self.properties, "queue.buffering.max.messages", "1000000");
+        unless_given(&mut config, &self.properties, "message.max.bytes", RECORD_BYTES);
         config
     }
 }
+
+/// Largest record that is written: what the largest body holds, with headers. Clients and brokers stop
+/// at 1 MB by themselves, and a record of that size that goes aside with its headers is over it.
+pub(super) const RECORD_BYTES: &str = "20971520";
 
 fn unless_given(config: &mut ClientConfig, given: &[(String, String)], name: &str, value: &str) {
     if !given.iter().any(|(n, _)| n == name) {

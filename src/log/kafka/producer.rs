@@ -33,6 +33,8 @@ const ABORT_PATIENCE: Duration = Duration::from_secs(3);
 pub(super) enum Failure {
     /// It was aborted: nothing of it happened.
     Aborted(String),
+    /// It was aborted, and would be again: the brokers do not take a record of this size.
+    Refused(String),
     /// Nobody knows; the producer is gone (PROTOCOL 20).
     Unknown(String),
 }
@@ -50,7 +52,7 @@ struct DeliveryState {
     done: usize,
     /// How many to wait for, once it is known: nobody is woken before.
     sent: Option<usize>,
-    error: Option<String>,
+    error: Option<(RDKafkaErrorCode, String)>,
     /// Offset of the barrier record by commit.
     barriers: Vec<Option<Offset>>,
 }
@@ -74,7 +76,16 @@ impl ProducerContext for DeliveryContext {
                     *barrier = Some(message.offset() as Offset);
                 }
             }
-            Err((error, _)) => state.error = Some(error.to_string()),
+            Err((error, message)) => {
+                let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
+                let size = message.payload_len();
+                // What follows a record that is refused fails because of it.
+                let is_first = state.error.as_ref().is_none_or(|(known, _)| !is_too_large(*known));
+                if is_first {
+                    let text = format!("a record of {size} bytes for topic `{}`: {error}", message.topic());
+                    state.error = Some((code, text));
+                }
+            }
         }
         if state.error.is_some() || state.sent.is_some_and(|sent| state.done >= sent) {
             self.0.changed.notify_all();
@@ -155,7 +166,10 @@ impl Transactions {
             && let Some(producer) = &self.producer
             && producer.abort_transaction(ABORT_PATIENCE).is_ok()
         {
-            return Failure::Aborted(error.to_string());
+            let is_refused = error.rdkafka_error_code().is_some_and(is_too_large);
+            let why =
+                self.deliveries.state.lock().error.take().map_or_else(|| error.to_string(), |(_, why)| why);
+            return if is_refused { Failure::Refused(why) } else { Failure::Aborted(why) };
         }
         self.producer = None;
         Failure::Unknown(error.to_string())
@@ -233,13 +247,19 @@ impl Transactions {
         }
         match &state.error {
             // The next transactional call says whether an abort is enough.
-            Some(why) => {
+            Some((code, why)) => {
                 tracing::warn!("a record of a transaction was not delivered: {why}");
-                Err(KafkaError::MessageProduction(RDKafkaErrorCode::Fail))
+                let code = if is_too_large(*code) { *code } else { RDKafkaErrorCode::Fail };
+                Err(KafkaError::MessageProduction(code))
             }
             None => Ok(()),
         }
     }
+}
+
+/// Whether a record is refused for its size, by the client or by brokers.
+fn is_too_large(code: RDKafkaErrorCode) -> bool {
+    matches!(code, RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize)
 }
 
 /// Pause between two tries to make a producer.

@@ -419,7 +419,9 @@ impl Session for KafkaSession {
             // Others may have committed since.
             Outcome::Committed(_) if is_void => {}
             Outcome::Committed(_) => self.committed.extend(names),
-            Outcome::Aborted(why, _) | Outcome::Fenced(why) => tracing::warn!("commit: {why}"),
+            Outcome::Aborted(why, _) | Outcome::Refused(why) | Outcome::Fenced(why) => {
+                tracing::warn!("commit: {why}")
+            }
         }
         Some(outcome)
     }

@@ -7,6 +7,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
+use super::client::RECORD_BYTES;
 use super::failed;
 use crate::error::{Error, Result};
 use crate::model::Offset;
@@ -15,6 +16,9 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Settings without which records would be lost; the others only cost.
 const KEPT: [&str; 2] = ["cleanup.policy", "retention.ms"];
+
+/// Room for the largest records.
+const RECORDS: (&str, &str) = ("max.message.bytes", RECORD_BYTES);
 
 /// What a topic is for, which decides about its settings (PROTOCOL §12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,12 +36,13 @@ pub enum TopicKind {
 impl TopicKind {
     fn settings(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::Events => &[],
+            Self::Events => &[RECORDS],
             Self::Changelog => &[
                 ("cleanup.policy", "compact"),
                 ("delete.retention.ms", "86400000"),
                 ("min.cleanable.dirty.ratio", "0.3"),
                 ("segment.bytes", "134217728"),
+                RECORDS,
             ],
             Self::Owners => &[
                 ("cleanup.policy", "compact"),
@@ -45,7 +50,7 @@ impl TopicKind {
                 ("segment.ms", "600000"),
                 ("delete.retention.ms", "60000"),
             ],
-            Self::Repartition => &[("cleanup.policy", "delete"), ("retention.ms", "-1")],
+            Self::Repartition => &[("cleanup.policy", "delete"), ("retention.ms", "-1"), RECORDS],
         }
     }
 }
