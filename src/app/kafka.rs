@@ -288,20 +288,26 @@ impl Takeover {
 
     /// The store, once nobody else of this process holds it; `None`: it is no longer wanted.
     fn open(&self) -> Option<SharedStore> {
+        let (parts, place) = (&self.recovery.parts, &self.recovery.place);
+        let name = format!("{}/{}", place.topic, place.partition);
         let mut is_told = false;
         while self.is_wanted() {
-            match self.recovery.parts.open_store(&self.recovery.place.topic, self.recovery.place.partition) {
+            let error = match parts.open_store(&place.topic, place.partition) {
                 Ok(store) => return Some(store),
-                Err(error) if !is_told => {
-                    tracing::info!(
-                        "{}/{}: {error}; waiting",
-                        self.recovery.place.topic,
-                        self.recovery.place.partition
-                    );
-                    is_told = true;
-                }
-                Err(_) => std::thread::sleep(HELD_PAUSE),
+                Err(error) => error,
+            };
+            let is_wiped = error.kind == ErrorKind::Corrupted
+                && std::fs::remove_dir_all(parts.store_path(&place.topic, place.partition)).is_ok();
+            if is_wiped {
+                tracing::warn!("{name}: {error}: the store is rebuilt from the changelog");
+            } else if !is_told && error.kind == ErrorKind::Unavailable {
+                tracing::info!("{name}: {error}; waiting");
+                is_told = true;
+            } else if !is_told {
+                tracing::error!("{name}: {error}; trying again until it can be opened");
+                is_told = true;
             }
+            std::thread::sleep(HELD_PAUSE);
         }
         None
     }

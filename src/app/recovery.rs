@@ -44,6 +44,7 @@ impl Recovery {
     /// The same, from the changelog alone.
     pub fn rebuild(&self, task: &Task) -> Result<u64> {
         wipe(&*task.store)?;
+        task.store.write(&[StoreMeta::belonging_to(&self.parts.settings.app)])?;
         self.follow(task, 0)
     }
 
@@ -57,6 +58,14 @@ impl Recovery {
         let Some(meta) = StoreMeta::read(store)? else {
             return Ok(None);
         };
+        if !StoreMeta::is_of(store, &self.parts.settings.app)? {
+            tracing::warn!(
+                "{}/{}: the store is of another `app`: it is rebuilt from the changelog",
+                self.place.topic,
+                self.place.partition
+            );
+            return Ok(None);
+        }
         let (start, end) = self.log.changelog_ends(&self.place.topic, self.place.partition)?;
         let age = self.parts.clock.now() - meta.time;
         let is_usable = (start..=end).contains(&meta.position) && age < STORE_AGE_MAX;

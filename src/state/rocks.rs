@@ -41,15 +41,29 @@ fn failed(what: &str) -> impl FnOnce(rocksdb::Error) -> Error + '_ {
     move |e| Error::internal(format!("{what}: {e}"))
 }
 
+fn not_opened(error: rocksdb::Error) -> Error {
+    let text = error.to_string();
+    let message = format!("open state: {text}");
+    // A file that another names and that is gone is an error of input and output to RocksDB.
+    if error.kind() == rocksdb::ErrorKind::Corruption || text.contains("No such file") {
+        Error::corrupted(message)
+    } else if text.contains("lock") {
+        Error::unavailable(message)
+    } else {
+        Error::internal(message)
+    }
+}
+
 impl RocksStore {
     /// Opens or creates the store at `path`.
     ///
     /// # Errors
-    /// The folder cannot be opened, or another process holds it.
+    /// `Unavailable`: somebody holds it; `Corrupted`: its files do not fit together; or the folder cannot
+    /// be used.
     pub fn open(path: &Path, memory: &SharedMemory) -> Result<Self> {
         let mut options = options(memory);
         options.create_if_missing(true);
-        let db = DB::open(&options, path).map_err(failed("open state"))?;
+        let db = DB::open(&options, path).map_err(not_opened)?;
         Ok(Self { db, options })
     }
 

@@ -21,7 +21,23 @@ pub struct StoreMeta {
     pub time: Millis,
 }
 
+/// Key of the name of the application whose changelog a store follows: another's has other offsets.
+const APP_KEY: &[u8] = b"m/app";
+
 impl StoreMeta {
+    /// Makes an empty store one of `app`.
+    pub fn belonging_to(app: &str) -> Change {
+        (APP_KEY.to_vec(), Some(app.as_bytes().to_vec()))
+    }
+
+    /// Whether `store` is one of `app`.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn is_of(store: &dyn StateStore, app: &str) -> Result<bool> {
+        Ok(store.get(APP_KEY)?.as_deref() == Some(app.as_bytes()))
+    }
+
     /// Makes a store one that knows of no changelog.
     pub fn removal() -> Change {
         (KEY.to_vec(), None)

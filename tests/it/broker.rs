@@ -96,8 +96,16 @@ impl Broker {
         config.create().expect("a client")
     }
 
+    /// Sends a signal to a broker, which must be running.
     pub fn signal(&self, broker: usize, signal: &str) {
-        crate::harness::signal(self.id(broker), signal);
+        let log = || std::fs::read_to_string(self.folder.path().join(format!("broker-{broker}.log")));
+        let sent = Command::new("kill").args([signal, &self.id(broker).to_string()]).status();
+        if !sent.expect("kill runs").success() {
+            // What the folder says is gone with it.
+            let log = log().unwrap_or_default();
+            let last: Vec<&str> = log.lines().rev().take(30).collect();
+            panic!("broker {broker} has ended by itself; its log, last line first:\n{}", last.join("\n"));
+        }
     }
 
     /// Ends a broker at once.
@@ -118,6 +126,16 @@ impl Broker {
             .set("enable.idempotence", "true")
             .set("linger.ms", "1");
         config.create().expect("a producer")
+    }
+
+    /// Sends a record of so many bytes that are no event.
+    pub fn send_large(&self, topic: &str, bytes: usize) {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.bootstrap).set("message.max.bytes", "10000000");
+        let producer: ThreadedProducer<DefaultProducerContext> = config.create().expect("a producer");
+        let value = vec![b'x'; bytes];
+        producer.send(BaseRecord::<(), [u8]>::to(topic).payload(&value)).map_err(|(e, _)| e).expect("queued");
+        producer.flush(Duration::from_secs(30)).expect("sent");
     }
 
     /// A producer that is ready for its first transaction.

@@ -216,6 +216,13 @@ fn a_topic_that_was_made_anew_is_refused() {
 
 /// Has every store under `state` say that one more was committed, and forget all units.
 fn put_ahead(state: &Path) {
+    change_stores(state, |barrier| {
+        barrier["sequence"] = json!(barrier["sequence"].as_u64().expect("a number") + 1);
+    });
+}
+
+/// Has every store under `state` forget all units, and changes what it says of its last commit.
+fn change_stores(state: &Path, change: impl Fn(&mut Json)) {
     let memory = SharedMemory::new(8 << 20, 1 << 20);
     for folder in std::fs::read_dir(state).expect("it is there") {
         let store = RocksStore::open(&folder.expect("readable").path(), &memory).expect("nobody holds it");
@@ -228,7 +235,7 @@ fn put_ahead(state: &Path) {
             .expect("readable");
         let barrier = store.get(BARRIER_KEY).expect("readable").expect("a barrier record");
         let mut barrier: Json = serde_json::from_slice(&barrier).expect("JSON");
-        barrier["sequence"] = json!(barrier["sequence"].as_u64().expect("a number") + 1);
+        change(&mut barrier);
         changes.push((BARRIER_KEY.to_vec(), Some(barrier.to_string().into_bytes())));
         store.write(&changes).and_then(|()| store.flush()).expect("writable");
     }
@@ -245,6 +252,61 @@ fn a_store_that_contradicts_the_offsets_is_rebuilt_from_the_changelog() {
     put_ahead(&place.folder.path().join("data/state"));
     let engine = place.start();
     assert_eq!(readings(&engine, 1), undisturbed(1).1);
+    engine.stop();
+}
+
+#[test]
+fn a_store_that_is_broken_or_of_another_app_is_rebuilt_from_the_changelog() {
+    let broker = Broker::start();
+    let before = Place::new(DEFINITIONS, &broker.log(PARTITIONS));
+    let engine = before.start();
+    send(&broker.producer(), "payments", &records(0, PARTITIONS));
+    engine.settled_stats();
+    engine.stop();
+    let place = Place::new(DEFINITIONS, &broker.log(PARTITIONS));
+    let config = std::fs::read_to_string(place.config()).expect("readable");
+    std::fs::write(place.config(), config.replace("app: test", "app: other")).expect("writable");
+    let engine = place.start();
+    send(&broker.producer(), "payments", &records(1, PARTITIONS));
+    engine.settled_stats();
+    engine.stop();
+    let state = place.folder.path().join("data/state");
+    // Rows of the other application, which its own changelog would not bring back.
+    let other = before.folder.path().join("data/state");
+    change_stores(&other, |_| ());
+    std::fs::remove_dir_all(&state).expect("it is there");
+    copy(&other, &state);
+    let engine = place.start();
+    assert_eq!(readings(&engine, 2), undisturbed(2).1);
+    engine.stop();
+    for folder in std::fs::read_dir(&state).expect("it is there") {
+        for file in std::fs::read_dir(folder.expect("readable").path()).expect("a folder") {
+            let file = file.expect("readable").path();
+            if file.file_name().is_some_and(|n| n.to_string_lossy().starts_with("MANIFEST")) {
+                std::fs::write(file, b"torn").expect("writable");
+            }
+        }
+    }
+    let engine = place.start();
+    assert_eq!(readings(&engine, 2), undisturbed(2).1);
+    engine.stop();
+}
+
+/// A record that is just not too large goes aside with all its headers.
+#[test]
+fn the_largest_records_that_kafka_takes_go_aside_whole() {
+    let broker = Broker::start();
+    let place = Place::new(DEFINITIONS, &broker.log(PARTITIONS));
+    broker.create_with("payments", PARTITIONS, "max.message.bytes=4000000");
+    let engine = place.start();
+    for bytes in [999_000, 3_000_000] {
+        broker.send_large("payments", bytes);
+    }
+    send(&broker.producer(), "payments", &records(0, PARTITIONS));
+    engine.settled_stats();
+    let sizes: Vec<usize> =
+        broker.read("test-dead-letters").iter().map(|m| m.payload().map_or(0, <[u8]>::len)).collect();
+    assert!(sizes.contains(&999_000) && sizes.contains(&3_000_000), "{sizes:?}");
     engine.stop();
 }
 
