@@ -427,6 +427,11 @@ impl Loop {
             .filter(|i| self.owned.contains(i))
             .collect();
         self.runners.retain(|r| !ended(r));
+        // Who takes over redoes it; made again here too it would be there twice.
+        if let Some(aborted) = &mut self.aborted {
+            aborted.retain(|(commit, _)| !tasks.contains(&commit.task));
+        }
+        self.aborted = self.aborted.take().filter(|aborted| !aborted.is_empty());
         self.session.stop(&inputs);
         self.take_over_rest();
     }

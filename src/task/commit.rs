@@ -55,7 +55,9 @@ impl Runner {
     fn has_work(&self, now: Instant, everything: bool) -> bool {
         let has_due = self.dirty.front().is_some_and(|d| everything || now - d.since >= self.half_interval());
         let is_stored = !everything || self.stored == self.committed;
-        self.position != self.committed || has_due || !is_stored
+        // One commit may not have been enough, and nothing is read until there is room.
+        let is_pressed = !self.dirty.is_empty() && self.is_under_pressure();
+        self.position != self.committed || has_due || !is_stored || is_pressed
     }
 
     fn half_interval(&self) -> Duration {
