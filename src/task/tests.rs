@@ -176,3 +176,21 @@ fn events_between_a_boundary_and_its_commit_stay_unwritten() {
     let (answers, _) = runner.task().read(&[read]).expect("readable");
     assert_eq!(answers[0].answers[0].value, Value::Int(2));
 }
+
+/// What one commit may copy is less than what is dirty: the next goes on, whether or not it is time.
+#[test]
+fn commits_go_on_until_memory_is_free() {
+    let bench = Bench::of(DEFINITIONS, Duration::from_secs(3600), 4 << 20);
+    let mut runner = bench.take_over().expect("it starts");
+    bench.append(50_000);
+    bench.catch_up(&mut runner);
+    let mut commits = 0;
+    while runner.is_under_pressure() {
+        let prepared = runner.prepare_commit(false).expect("prepared");
+        let (commit, pending) = prepared.expect("nothing is read until there is room, and nothing is due");
+        bench.settle(commit);
+        runner.complete_commit(pending, None).expect("completed");
+        commits += 1;
+    }
+    assert!(commits > 1, "one was enough");
+}
