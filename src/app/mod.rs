@@ -302,7 +302,6 @@ impl Housekeeper {
         // Read first: the flush holds at least the commit that set it.
         let barrier = task.barrier.load(Ordering::Acquire);
         task.store.flush()?;
-        task.flushed_barrier.store(barrier, Ordering::Release);
         let cut = match task.input {
             TaskInput::Repartition => barrier,
             TaskInput::Topic { .. } => (self.expired)(&task)?.min(barrier),

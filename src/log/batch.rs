@@ -208,6 +208,8 @@ impl BatchBuilder {
     fn push(&mut self, key: Option<&[u8]>, value: Option<&[u8]>, headers: &[Header]) {
         put_optional_bytes(&mut self.bytes, key);
         put_optional_bytes(&mut self.bytes, value);
+        // Nobody means so many, and a count that wraps would spoil the records behind.
+        let headers = &headers[..headers.len().min(usize::from(u16::MAX))];
         self.bytes.extend((headers.len() as u16).to_le_bytes());
         for (name, value) in headers {
             put_bytes(&mut self.bytes, name.as_bytes());

@@ -13,6 +13,9 @@ pub(super) struct Provenance<'a> {
     pub source: &'a str,
 }
 
+/// Most headers that are kept of a record.
+const HEADERS_MAX: usize = 60_000;
+
 /// The dead letter of `record`, and its partition among `partitions`.
 pub(super) fn dead_letter(
     record: RecordView<'_>,
@@ -22,6 +25,8 @@ pub(super) fn dead_letter(
     partitions: u32,
 ) -> (u32, Record) {
     let mut letter = record.to_record();
+    // The reason comes last, and must not be what is left out.
+    letter.headers.truncate(HEADERS_MAX);
     let placed_by = letter.key.as_deref().or(letter.value.as_deref()).unwrap_or_default();
     let partition = partition_of(placed_by, partitions);
     let mut add = |name: &str, value: String| letter.headers.push((name.to_owned(), value.into_bytes()));

@@ -129,7 +129,7 @@ impl Runner {
                     let layout = &self.task.groups[0].group.layout;
                     let time = match record.value.and_then(|v| decode_routed(layout, v)) {
                         Some(Routed::Event(e)) => Some(e.stream_time.max(e.advance)),
-                        Some(Routed::Marker(m)) => Some(m.stream_time),
+                        Some(Routed::Marker(m)) => Some(m.stream_time).filter(|t| *t != Millis::MIN),
                         None => None,
                     };
                     greatest = greatest.max(time);

@@ -211,8 +211,6 @@ pub struct Task {
     changed: (Mutex<()>, Condvar),
     /// Next offset that is committed.
     pub committed: AtomicU64,
-    /// Redo start of what the store held when it was last flushed.
-    pub flushed_barrier: AtomicU64,
     /// Redo start of the last commit.
     pub barrier: AtomicU64,
     /// While it is restored: the position in its changelog, and where that ends.
@@ -278,7 +276,6 @@ impl Task {
             is_let_go: AtomicBool::new(false),
             changed: (Mutex::new(()), Condvar::new()),
             committed: AtomicU64::new(0),
-            flushed_barrier: AtomicU64::new(0),
             barrier: AtomicU64::new(0),
             changelog: (AtomicU64::new(0), AtomicU64::new(0)),
             checkpoint_at: AtomicU64::new(0),

@@ -102,7 +102,6 @@ impl Runner {
         self.vector = committed.vector.clone();
         task.committed.store(self.committed, Ordering::Relaxed);
         task.barrier.store(self.position, Ordering::Relaxed);
-        task.flushed_barrier.store(self.position, Ordering::Relaxed);
         let records = self.committed - self.position;
         tracing::info!(task = %task.name, redo_from = self.position, records, "restoring");
         if self.position >= self.committed {

@@ -46,11 +46,14 @@ impl Broker {
         self.create_with(topic, partitions, "cleanup.policy=delete");
     }
 
-    /// Makes a topic with a setting.
-    pub fn create_with(&self, topic: &str, partitions: u32, setting: &str) {
+    /// Makes a topic with settings, `name=value` with commas.
+    pub fn create_with(&self, topic: &str, partitions: u32, settings: &str) {
         let admin = self.admin();
-        let (name, value) = setting.split_once('=').expect("name=value");
-        let topic = NewTopic::new(topic, partitions as i32, TopicReplication::Fixed(-1)).set(name, value);
+        let mut topic = NewTopic::new(topic, partitions as i32, TopicReplication::Fixed(-1));
+        for setting in settings.split(',') {
+            let (name, value) = setting.split_once('=').expect("name=value");
+            topic = topic.set(name, value);
+        }
         let made = wait_for(admin.create_topics([&topic], &AdminOptions::new())).expect("an answer");
         assert!(made[0].is_ok(), "{made:?}");
     }

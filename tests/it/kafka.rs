@@ -174,11 +174,13 @@ fn topics_that_would_lose_state_and_keys_in_wrong_places_are_named() {
     assert!(!count.ends_with(" 0"), "{count}");
     assert_eq!(metrics.matches("# EOF").count(), 1);
     engine.stop();
-    // A changelog that is not compacted, or has other partitions than its input.
-    for (app, settings, wrong) in
-        [("a", "cleanup.policy=delete", "cleanup.policy"), ("b", "cleanup.policy=compact", "partitions")]
-    {
-        let partitions = if app == "a" { PARTITIONS } else { PARTITIONS + 1 };
+    // A changelog that is not compacted, has other partitions than its input, or forgets deletions early.
+    for (app, settings, wrong) in [
+        ("a", "cleanup.policy=delete", "cleanup.policy"),
+        ("b", "cleanup.policy=compact", "partitions"),
+        ("c", "cleanup.policy=compact,delete.retention.ms=3600000", "delete.retention.ms=86400000"),
+    ] {
+        let partitions = if app == "b" { PARTITIONS + 1 } else { PARTITIONS };
         broker.create_with(&format!("{app}-payments-changelog"), partitions, settings);
         let place = Place::new(DEFINITIONS, &broker.log(PARTITIONS));
         let config = std::fs::read_to_string(place.config())

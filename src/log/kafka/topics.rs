@@ -16,6 +16,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Settings without which records would be lost; the others only cost.
 const KEPT: [&str; 2] = ["cleanup.policy", "retention.ms"];
+/// Settings of changelogs that may be greater: a store as old as one day takes its deletions from there.
+const AT_LEAST: [&str; 1] = ["delete.retention.ms"];
 
 /// Room for the largest records.
 const RECORDS: (&str, &str) = ("max.message.bytes", RECORD_BYTES);
@@ -88,7 +90,8 @@ impl Topics {
     /// Refuses a topic whose settings would lose what it is for. Brokers that do not tell settings
     /// are believed.
     pub fn check(&self, name: &str, kind: TopicKind) -> Result<()> {
-        let wanted = kind.settings().iter().filter(|(key, _)| KEPT.contains(key));
+        let is_least = |key: &str| kind == TopicKind::Changelog && AT_LEAST.contains(&key);
+        let wanted = kind.settings().iter().filter(|(key, _)| KEPT.contains(key) || is_least(key));
         let wanted: Vec<(&str, &str)> = wanted.copied().collect();
         if wanted.is_empty() {
             return Ok(());
@@ -104,7 +107,9 @@ impl Topics {
         };
         for (key, value) in wanted {
             let found = described.get(key).and_then(|entry| entry.value.as_deref());
-            if found.is_some_and(|found| found != value) {
+            let number = |text: &str| text.parse::<i64>().ok();
+            let is_enough = |found: &str| is_least(key) && number(found) >= number(value);
+            if found.is_some_and(|found| found != value && !is_enough(found)) {
                 let message =
                     format!("topic `{name}` has {key}={}, and {value} is needed", found.unwrap_or_default());
                 let hint = format!("kafka-configs --alter --topic {name} --add-config {key}={value}");
