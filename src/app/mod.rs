@@ -66,7 +66,11 @@ fn limits_of(settings: &Settings) -> Limits {
     }
 }
 
-/// Shares of the memory limit, in percent. What is left over is for requests, threads and code.
+/// Memory of code, threads, requests under way and what tasks need however small their state.
+const FIXED_BYTES: u64 = 80 << 20;
+
+/// Shares of the memory limit, in percent of what is not fixed. What is left over is for copies of what
+/// is being written, and for what allocators keep.
 struct Memory {
     units: usize,
     blocks: usize,
@@ -78,7 +82,8 @@ struct Memory {
 impl Memory {
     /// Units get most: they are what makes events cheap. Write buffers count as part of blocks.
     fn of(bytes: u64) -> Self {
-        let percent = |n: u64| (bytes / 100 * n) as usize;
+        let shared = bytes.saturating_sub(FIXED_BYTES).max(bytes / 4);
+        let percent = |n: u64| (shared / 100 * n) as usize;
         Self {
             units: percent(40),
             blocks: percent(25),
