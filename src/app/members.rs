@@ -36,9 +36,13 @@ pub(super) struct Members {
 
 impl Members {
     pub fn start(self) -> Result<JoinHandle<()>> {
-        let reader = self.log.reader(&self.topic, 0, self.log.start_offset(&self.topic, 0))?;
+        let reader = self.reader()?;
         let thread = std::thread::Builder::new().name("members".to_owned());
         Ok(thread.spawn(move || self.run(reader))?)
+    }
+
+    fn reader(&self) -> Result<PartitionReader> {
+        self.log.reader(&self.topic, 0, self.log.start_offset(&self.topic, 0))
     }
 
     fn run(mut self, mut reader: PartitionReader) {
@@ -47,6 +51,10 @@ impl Members {
             if let Err(error) = self.hear(&mut reader) {
                 tracing::warn!("{}: {error}", self.topic);
                 std::thread::sleep(EVERY);
+                // Behind an offset that is gone nothing more would be fetched. To hear twice harms nobody.
+                if let Ok(anew) = self.reader() {
+                    reader = anew;
+                }
             }
             let record = self.record();
             if record != told || told_at.elapsed() >= ALIVE_EVERY {

@@ -22,7 +22,7 @@ use super::client::KafkaOptions;
 use super::committer::{Committer, Done, Job};
 use super::fetcher::{Arrived, Fetcher};
 use super::offsets::{committed, offsets_of};
-use super::producer::Transactions;
+use super::producer::{RENEW_PAUSE, Transactions};
 use super::{TIMEOUT, failed};
 use crate::error::{Error, Result};
 use crate::log::{Input as LogInput, LogBatch, Membership, Outcome, Ownership, Session, Start, TaskCommit};
@@ -156,7 +156,10 @@ impl KafkaSession {
                 self.assignment.forget();
             }
             // Tried again; whatever was owned is lost all the same.
-            Err(error) => tracing::error!("Kafka: {error}"),
+            Err(error) => {
+                tracing::error!("Kafka: {error}");
+                std::thread::sleep(RENEW_PAUSE);
+            }
         }
         true
     }
