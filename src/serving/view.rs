@@ -258,6 +258,7 @@ impl View {
     ///
     /// # Errors
     /// There is none; the hint names the nearest.
+    #[cfg(feature = "serving")]
     pub(super) fn group(&self, name: &str) -> Result<&Arc<Group>> {
         self.topology.group(name).ok_or_else(|| {
             let hint = did_you_mean(name, self.topology.groups.iter().map(|g| g.name.as_str()));
