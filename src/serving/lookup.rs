@@ -175,7 +175,7 @@ impl<'a> Lookup<'a> {
                 })?;
                 let is_typed = |v: &Value| match (v, scalar) {
                     (Value::String(_), ScalarType::String) | (Value::Int(_), ScalarType::Int64) => true,
-                    (Value::Float(x), ScalarType::Int64) => x.fract() == 0.0 && x.abs() < 9e15,
+                    (Value::Float(x), ScalarType::Int64) => is_integer(*x),
                     _ => false,
                 };
                 if let Some(row) = values.iter().position(|v| !is_typed(v)) {
@@ -243,7 +243,7 @@ impl<'a> Lookup<'a> {
             let keys = view.topology.entities.iter().flat_map(|e| &e.keys);
             let is_int = keys.into_iter().any(|(n, scalar)| n == name && *scalar == ScalarType::Int64);
             let value = |v: &Value| match v {
-                Value::Float(x) if is_int => Value::Int(*x as i64),
+                Value::Float(x) if is_int && is_integer(*x) => Value::Int(*x as i64),
                 other => other.clone(),
             };
             let cell = |v: &Value| Cell { value: value(v), status: Status::Present, timestamp: 0 };
@@ -361,6 +361,11 @@ fn names(request: &LookupRequest, wanted: &[Wanted]) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Whether a number with a point means an integer, and says exactly which.
+fn is_integer(x: f64) -> bool {
+    x.fract() == 0.0 && x.abs() < 9e15
+}
+
 /// A request value as its declared type.
 fn typed(value: &Value, scalar: ScalarType) -> Option<Value> {
     match (scalar, value) {
@@ -370,9 +375,7 @@ fn typed(value: &Value, scalar: ScalarType) -> Option<Value> {
         | (ScalarType::Timestamp, Value::Timestamp(_)) => Some(value.clone()),
         (ScalarType::Float64, Value::Float(x)) => Some(Value::Float(*x + 0.0)),
         (ScalarType::Float64, Value::Int(n)) => Some(Value::Float(*n as f64)),
-        (ScalarType::Int64, Value::Float(x)) if x.fract() == 0.0 && x.abs() < 9e15 => {
-            Some(Value::Int(*x as i64))
-        }
+        (ScalarType::Int64, Value::Float(x)) if is_integer(*x) => Some(Value::Int(*x as i64)),
         (ScalarType::Timestamp, Value::String(text)) => {
             crate::model::time::parse_rfc3339(text, None).map(Value::Timestamp)
         }

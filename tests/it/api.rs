@@ -67,8 +67,9 @@ fn answers_what_was_appended_directly_and_behind_a_repartition_topic() {
     assert_eq!(values["payments_1h"], json!([1, "PRESENT"]));
     assert_eq!(values["spend_1h"], json!([4.0, "PRESENT"]));
     assert_eq!(values["last_amount"], json!([4.0, "PRESENT"]));
-    let shop = json!({"shop_id": [7], "city": ["X"]});
+    let shop = json!({"shop_id": [7.0], "city": ["X"]});
     let values = engine.values(&["by_shop:payments_1h"], shop, NOON, &positions);
+    assert_eq!(values["shop_id"], json!([7, "PRESENT"]), "an integer, however it was written");
     assert_eq!(values["payments_1h"], json!([2, "PRESENT"]), "the repeated id counts once");
     let stats = engine.settled_stats();
     assert_eq!(stats["sources"]["payments"]["accepted"], 6);
