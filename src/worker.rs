@@ -240,7 +240,7 @@ impl Loop {
                 tracing::info!(partitions = inputs.len(), retained = retained.len(), "assigned");
                 self.runners.retain(|r| retained.contains(&input_of(r.task())));
                 // What is taken over anew is redone there, and must not be committed here.
-                self.keep_aborted(|input| retained.contains(input));
+                self.keep_aborted(|c| retained.contains(&(c.topic.clone(), c.partition)));
                 self.owned = inputs;
                 self.take_over_rest();
                 for runner in &self.runners {
@@ -262,7 +262,7 @@ impl Loop {
                 tracing::info!(partitions = inputs.len(), "taken");
                 self.hand_over();
                 // What could not be committed is theirs to redo.
-                self.keep_aborted(|input| !inputs.contains(input));
+                self.keep_aborted(|c| !inputs.contains(&(c.topic.clone(), c.partition)));
                 self.runners.retain(|r| !inputs.contains(&input_of(r.task())));
                 self.owned.retain(|input| !inputs.contains(input));
                 if let Some(host) = &self.host {
@@ -288,10 +288,10 @@ impl Loop {
         }
     }
 
-    /// Of a commit that was aborted, makes again only what is for these inputs.
-    fn keep_aborted(&mut self, is_kept: impl Fn(&(String, u32)) -> bool) {
+    /// Of a commit that was aborted, only some is made again.
+    fn keep_aborted(&mut self, is_kept: impl Fn(&TaskCommit) -> bool) {
         let Some(mut aborted) = self.aborted.take() else { return };
-        aborted.retain(|(commit, _)| is_kept(&(commit.topic.clone(), commit.partition)));
+        aborted.retain(|(commit, _)| is_kept(commit));
         self.aborted = Some(aborted).filter(|aborted| !aborted.is_empty());
     }
 
@@ -428,10 +428,7 @@ impl Loop {
             .collect();
         self.runners.retain(|r| !ended(r));
         // Who takes over redoes it; made again here too it would be there twice.
-        if let Some(aborted) = &mut self.aborted {
-            aborted.retain(|(commit, _)| !tasks.contains(&commit.task));
-        }
-        self.aborted = self.aborted.take().filter(|aborted| !aborted.is_empty());
+        self.keep_aborted(|commit| !tasks.contains(&commit.task));
         self.session.stop(&inputs);
         self.take_over_rest();
     }

@@ -203,11 +203,14 @@ impl Host for KafkaHost {
             self.mine.lock().get_or_insert_default().push(wanted.clone());
             // A standby of this node lets the store go.
             self.parts.taken.lock().insert((topic.clone(), *partition));
+            let (mine, place) = (Arc::clone(&self.mine), wanted.clone());
+            let is_wanted = move || mine.lock().iter().flatten().any(|p| *p == place);
             let takeover = Takeover {
                 recovery: Recovery {
                     parts: Arc::clone(&self.parts),
                     log: Arc::clone(&self.log),
                     place: wanted,
+                    is_wanted: Box::new(is_wanted),
                 },
                 view: Arc::clone(&self.view),
                 options: self.options.clone(),
@@ -254,7 +257,7 @@ struct Takeover {
 
 impl Takeover {
     fn is_wanted(&self) -> bool {
-        self.mine.lock().iter().flatten().any(|p| *p == self.recovery.place)
+        (self.recovery.is_wanted)()
     }
 
     fn run(self, done: &Sender<Runner>) {

@@ -114,6 +114,8 @@ struct Parts {
     /// Inputs that workers of this node own or take over.
     #[cfg(feature = "kafka")]
     taken: Mutex<HashSet<(String, u32)>>,
+    #[cfg(feature = "kafka")]
+    restores: recovery::Turns,
 }
 
 impl Parts {
@@ -128,6 +130,8 @@ impl Parts {
             metrics: Arc::new(Metrics::default()),
             #[cfg(feature = "kafka")]
             taken: Mutex::default(),
+            #[cfg(feature = "kafka")]
+            restores: recovery::Turns::default(),
         }
     }
 
@@ -140,8 +144,7 @@ impl Parts {
 
     /// Number of workers for `tasks` tasks.
     fn workers(&self, tasks: usize) -> usize {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let wanted = if self.settings.workers == 0 { cores } else { self.settings.workers };
+        let wanted = if self.settings.workers == 0 { cores() } else { self.settings.workers };
         wanted.clamp(1, tasks.max(1))
     }
 
@@ -166,6 +169,10 @@ impl Parts {
         std::fs::create_dir_all(&path)?;
         Ok(Arc::new(RocksStore::open(&path, &self.shared)?))
     }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// The task at `place`, whose topic is a source's or a repartition topic.

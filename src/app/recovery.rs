@@ -3,18 +3,21 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
-use super::{Parts, Place};
-use crate::error::Result;
+use parking_lot::{Condvar, Mutex};
+
+use super::{Parts, Place, cores};
+use crate::error::{Error, Result};
 use crate::fault::crash_point;
 use crate::log::{BARRIER_KEY, Following, KafkaLog};
-use crate::model::Change;
+use crate::model::{Change, Millis, Offset};
 use crate::state::StateStore;
 use crate::task::{StoreMeta, Task};
 
 /// Half of `delete.retention.ms` of changelogs: a store that stood still for longer may lack
 /// deletions (PROTOCOL 24).
-const STORE_AGE_MAX: i64 = 12 * 3_600_000;
+const STORE_AGE_MAX: Millis = 12 * 3_600_000;
 /// Bytes of records that go into a store at once: of the memory for units, which a task that is
 /// restored does not use yet, so that many tasks may do so at a time.
 const CHUNK_SHARE: usize = 64;
@@ -25,11 +28,56 @@ const INGEST_MIN: usize = 10_000;
 /// Rows that are removed at once.
 const WIPE_CHUNK: usize = 20_000;
 
+/// Records that make a restore one of those that take turns.
+const MANY: Offset = 100_000;
+/// Between two looks whether one that waits for its turn is still wanted.
+const TURN_PAUSE: Duration = Duration::from_millis(50);
+
 /// The store of one task, and where it is followed from.
 pub(super) struct Recovery {
     pub parts: Arc<Parts>,
     pub log: Arc<KafkaLog>,
     pub place: Place,
+    /// Whether it has not been given up.
+    pub is_wanted: Box<dyn Fn() -> bool + Send>,
+}
+
+/// Long restores, of which as many run at once as there are cores: each holds records in memory. Short
+/// ones wait for nobody.
+pub(super) struct Turns {
+    free: Mutex<usize>,
+    ended: Condvar,
+}
+
+/// A turn, until it is dropped.
+struct Turn<'a>(&'a Turns);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        *self.0.free.lock() += 1;
+        self.0.ended.notify_one();
+    }
+}
+
+impl Default for Turns {
+    fn default() -> Self {
+        Self { free: Mutex::new(cores().max(2)), ended: Condvar::new() }
+    }
+}
+
+impl Turns {
+    /// Waits for a turn; none: it is no longer wanted.
+    fn wait(&self, is_wanted: impl Fn() -> bool) -> Option<Turn<'_>> {
+        let mut free = self.free.lock();
+        while *free == 0 {
+            self.ended.wait_for(&mut free, TURN_PAUSE);
+            if !is_wanted() {
+                return None;
+            }
+        }
+        *free -= 1;
+        Some(Turn(self))
+    }
 }
 
 impl Recovery {
@@ -58,35 +106,42 @@ impl Recovery {
         let Some(meta) = StoreMeta::read(store)? else {
             return Ok(None);
         };
+        let Place { topic, partition, .. } = &self.place;
         if !StoreMeta::is_of(store, &self.parts.settings.app)? {
             tracing::warn!(
-                "{}/{}: the store is of another `app`: it is rebuilt from the changelog",
-                self.place.topic,
-                self.place.partition
+                "{topic}/{partition}: the store is of another `app`: it is rebuilt from the changelog"
             );
             return Ok(None);
         }
-        let (start, end) = self.log.changelog_ends(&self.place.topic, self.place.partition)?;
-        let age = self.parts.clock.now() - meta.time;
-        let is_usable = (start..=end).contains(&meta.position) && age < STORE_AGE_MAX;
+        let (start, end) = self.log.changelog_ends(topic, *partition)?;
+        let (position, age) = (meta.position, self.parts.clock.now() - meta.time);
+        let is_usable = is_within(position, start, end, age);
         if !is_usable {
             tracing::warn!(
-                "{}/{}: the store stands at {} of {start} to {end}, {} min ago: it is rebuilt from the changelog",
-                self.place.topic,
-                self.place.partition,
-                meta.position,
+                "{topic}/{partition}: the store stands at {position} of {start} to {end}, {} min ago: it is rebuilt from the changelog",
                 age / 60_000
             );
         }
-        Ok(is_usable.then_some(meta.position))
+        Ok(is_usable.then_some(position))
     }
 
     fn follow(&self, task: &Task, position: u64) -> Result<u64> {
         let store = &*task.store;
         let (topic, partition) = (self.place.topic.as_str(), self.place.partition);
+        let given_up = || Error::unavailable(format!("the restore of {topic}/{partition} was given up"));
+        let (_, end) = self.log.changelog_ends(topic, partition)?;
+        let is_long = end.saturating_sub(position) > MANY;
+        let _turn = if is_long {
+            Some(self.parts.restores.wait(&self.is_wanted).ok_or_else(given_up)?)
+        } else {
+            None
+        };
         let now = self.parts.clock.now();
         let chunk_bytes = (self.parts.memory.units / CHUNK_SHARE).clamp(CHUNK_MIN, CHUNK_MAX);
         let mut adopt = |mut rows: Vec<Change>, next: u64| {
+            if !(self.is_wanted)() {
+                return Err(given_up());
+            }
             let is_much = rows.len() >= INGEST_MIN;
             rows.push(StoreMeta::restoring_at(next, now).row());
             if is_much { store.ingest(&rows) } else { store.write(&rows) }?;
@@ -114,6 +169,14 @@ impl Recovery {
     }
 }
 
+/// Whether all that a changelog from `start` to `end` has said since is there from `position` on, for a
+/// store that stood there `age` ago.
+fn is_within(position: Offset, start: Offset, end: Offset, age: Millis) -> bool {
+    // Every record is followed by the mark of its transaction: one alone is that mark.
+    let is_newest = (position..=position + 1).contains(&end);
+    is_newest || ((start..=end).contains(&position) && age < STORE_AGE_MAX)
+}
+
 /// Empties the store. What says that it can be followed from somewhere goes first.
 fn wipe(store: &dyn StateStore) -> Result<()> {
     store.write(&[StoreMeta::removal()])?;
@@ -128,5 +191,22 @@ fn wipe(store: &dyn StateStore) -> Result<()> {
             return Ok(());
         }
         store.write(&changes)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_store_may_only_go_on_where_nothing_has_followed() {
+        let hours = |h: Millis| h * 3_600_000;
+        assert!(is_within(50, 10, 90, hours(11)));
+        assert!(!is_within(50, 10, 90, hours(13)), "deletions may be gone");
+        assert!(is_within(89, 10, 90, hours(13)), "nothing but the mark of its own commit follows");
+        assert!(is_within(90, 10, 90, hours(13)));
+        assert!(!is_within(88, 10, 90, hours(13)));
+        assert!(!is_within(91, 10, 90, hours(1)), "of another changelog");
+        assert!(!is_within(9, 10, 90, hours(1)), "what it lacks was cut");
     }
 }

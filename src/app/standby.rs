@@ -83,15 +83,18 @@ impl Standbys {
     fn begin(&mut self, input: (String, u32)) {
         let stop = Arc::new(AtomicBool::new(false));
         let place = Place { topic: input.0.clone(), partition: input.1, incarnation: super::kafka::random() };
+        let (parts, ended, wanted) = (Arc::clone(&self.parts), Arc::clone(&stop), input.clone());
+        // A worker that takes it over wants the store.
+        let is_wanted = move || !ended.load(Ordering::Acquire) && !parts.taken.lock().contains(&wanted);
         let standby = Standby {
             recovery: Recovery {
                 parts: Arc::clone(&self.parts),
                 log: Arc::clone(&self.log),
-                place: place.clone(),
+                is_wanted: Box::new(is_wanted),
+                place,
             },
             view: Arc::clone(&self.view),
             options: self.options.clone(),
-            stop: Arc::clone(&stop),
         };
         let thread = std::thread::Builder::new().name(format!("standby-{}", input.1));
         match thread.spawn(move || standby.run()) {
@@ -117,15 +120,11 @@ struct Standby {
     recovery: Recovery,
     view: Arc<View>,
     options: RunnerOptions,
-    stop: Arc<AtomicBool>,
 }
 
 impl Standby {
     fn is_over(&self) -> bool {
-        let place = &self.recovery.place;
-        self.stop.load(Ordering::Acquire)
-            // The worker wants the store.
-            || self.recovery.parts.taken.lock().contains(&(place.topic.clone(), place.partition))
+        !(self.recovery.is_wanted)()
     }
 
     fn run(self) {

@@ -69,13 +69,11 @@ impl Runner {
                 stale.push(slot);
                 continue;
             };
+            // A unit that is ahead of its row has all that it needs: what it refers to is decided by
+            // the events alone.
             let stored = Unit::decode_head(&to.group.layout, row)?;
-            let is_swept = stored.next_offset == barrier.committed;
             if cached.dirty_from.is_none() || stored.next_offset >= cached.next_offset {
                 stale.push(slot);
-            } else if is_swept {
-                // Rows may be gone that the unit in memory refers to.
-                return Ok(Adoption::Restart);
             }
         }
         let mut rows = rows.to_vec();

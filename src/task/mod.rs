@@ -9,6 +9,8 @@ mod commit;
 mod dead_letter;
 mod emit;
 mod follow;
+#[cfg(test)]
+mod follow_tests;
 mod follower;
 mod lease;
 mod read;

@@ -10,10 +10,10 @@ use super::{PendingCommit, Runner, UnitRead, cell};
 use crate::config::DefinitionFiles;
 use crate::log::{Log, TaskCommit};
 use crate::model::key::KeyPart;
-use crate::model::{Millis, Value};
+use crate::model::{Change, Millis, Offset, Value};
 use crate::oracle::{Oracle, OracleRecord, is_equal};
 
-const DEFINITIONS: &str = "
+pub(super) const DEFINITIONS: &str = "
 entities: { user: { key: user_id, type: string } }
 sources:
   clicks:
@@ -48,20 +48,20 @@ feature_groups:
 const FEATURES: [(&str, &[&str]); 2] =
     [("g", &["n", "sum", "p95", "max", "last", "run", "runs"]), ("tiled", &["n", "spread", "median", "all"])];
 const USERS: u8 = 12;
-/// Units that need not stay are evicted at once.
-const CACHE_BYTES: usize = 0;
+/// All units that may are evicted at once and all are due at once, some, or none.
+pub(super) const CACHES: [usize; 3] = [0, 64 << 10, 16 << 20];
 
 #[derive(Clone, Debug)]
-struct Click {
-    user: u8,
+pub(super) struct Click {
+    pub user: u8,
     /// Than the newest before it.
-    later: Millis,
+    pub later: Millis,
     /// Sent twice.
-    is_repeated: bool,
+    pub is_repeated: bool,
 }
 
 #[derive(Clone, Debug)]
-enum Act {
+pub(super) enum Act {
     Append(Vec<Click>),
     Apply,
     BeginCommit,
@@ -86,7 +86,7 @@ fn click() -> impl Strategy<Value = Click> {
     })
 }
 
-fn act() -> impl Strategy<Value = Act> {
+pub(super) fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         3 => vec(click(), 1..200).prop_map(Act::Append),
         3 => vec(click(), 1..4).prop_map(Act::Append),
@@ -98,19 +98,22 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-struct Run {
-    bench: Bench,
+pub(super) struct Run {
+    pub bench: Bench,
     runner: Runner,
     under_way: Option<(TaskCommit, PendingCommit)>,
     oracle: Oracle,
     next_id: u32,
     time: Millis,
+    is_sweep_due: bool,
+    /// Rows of all commits so far.
+    pub changelog: Vec<Vec<Change>>,
 }
 
 impl Run {
     /// `is_cut`: the log has lost its first records before anybody reads it.
-    fn new(checkpoint_interval: Duration, is_cut: bool) -> Self {
-        let bench = Bench::of(DEFINITIONS, checkpoint_interval, CACHE_BYTES);
+    pub fn new(checkpoint_interval: Duration, cache_bytes: usize, is_cut: bool) -> Self {
+        let bench = Bench::of(DEFINITIONS, checkpoint_interval, cache_bytes);
         let definitions = DefinitionFiles::of_text(DEFINITIONS).definitions;
         let mut oracle = Oracle::new(&definitions, 1).expect("no mistakes");
         if is_cut {
@@ -119,19 +122,24 @@ impl Run {
             oracle.cut("clicks", 0);
         }
         let runner = bench.take_over().expect("a new one");
-        Self { bench, runner, under_way: None, oracle, next_id: 0, time: 10_000_000 }
+        let (time, under_way, changelog) = (10_000_000, None, Vec::new());
+        Self { bench, runner, under_way, oracle, next_id: 0, time, is_sweep_due: false, changelog }
     }
 
-    fn act(&mut self, act: &Act) {
+    pub fn act(&mut self, act: &Act) {
         match act {
             Act::Append(clicks) => self.append(clicks),
             Act::Apply => self.bench.catch_up(&mut self.runner),
             Act::BeginCommit if self.under_way.is_none() => {
+                if !std::mem::take(&mut self.is_sweep_due) {
+                    // However long a case takes.
+                    self.runner.sweep.at = Instant::now();
+                }
                 self.under_way = self.runner.prepare_commit(false).expect("readable");
             }
             Act::EndCommit => {
                 if let Some((commit, pending)) = self.under_way.take() {
-                    self.bench.settle(commit);
+                    self.settle(commit);
                     self.runner.complete_commit(pending, None).expect("writable");
                 }
             }
@@ -139,16 +147,27 @@ impl Run {
             Act::MakeSweepDue => {
                 let long_ago = Instant::now().checked_sub(Duration::from_secs(60));
                 self.runner.sweep.at = long_ago.unwrap_or(self.runner.sweep.at);
+                self.is_sweep_due = true;
             }
             Act::Crash { is_durable } => {
                 if let Some((commit, _)) = self.under_way.take()
                     && *is_durable
                 {
-                    self.bench.settle(commit);
+                    self.settle(commit);
                 }
                 self.runner = self.bench.take_over().expect("it goes on");
             }
         }
+    }
+
+    /// Next offset that is committed.
+    pub fn committed(&self) -> Offset {
+        self.runner.committed
+    }
+
+    fn settle(&mut self, commit: TaskCommit) {
+        self.changelog.extend(commit.rows.as_ref().map(|rows| rows.to_vec()));
+        self.bench.settle(commit);
     }
 
     fn append(&mut self, clicks: &[Click]) {
@@ -186,54 +205,67 @@ impl Run {
     }
 
     /// Everything that can be read is what the oracle makes of the records below the position.
-    fn check(&mut self) {
-        let start = self.bench.log.start_offset("clicks", 0);
-        for batch in self.bench.log.read("clicks", 0, start, usize::MAX).expect("readable") {
-            for record in batch.records().filter(|r| r.offset < self.runner.position) {
-                self.oracle.push(&OracleRecord {
-                    topic: "clicks".to_owned(),
-                    partition: 0,
-                    offset: record.offset,
-                    timestamp: record.time,
-                    key: None,
-                    value: record.value.map(<[u8]>::to_vec),
-                });
-            }
-        }
-        let Some(now) = self.oracle.stream_time("g") else {
-            assert_eq!(self.runner.position, start, "the first record is always accepted");
-            return;
-        };
-        for (slot, (group, features)) in FEATURES.iter().enumerate() {
-            self.check_group(slot, group, features, now);
+    pub fn check(&mut self) {
+        check(&self.bench, &self.runner, &mut self.oracle);
+    }
+}
+
+/// The same, of any runner on the records of `bench` and an oracle that is not behind it.
+pub(super) fn check(bench: &Bench, runner: &Runner, oracle: &mut Oracle) {
+    let start = bench.log.start_offset("clicks", 0);
+    for batch in bench.log.read("clicks", 0, start, usize::MAX).expect("readable") {
+        for record in batch.records().filter(|r| r.offset < runner.position) {
+            oracle.push(&OracleRecord {
+                topic: "clicks".to_owned(),
+                partition: 0,
+                offset: record.offset,
+                timestamp: record.time,
+                key: None,
+                value: record.value.map(<[u8]>::to_vec),
+            });
         }
     }
+    let Some(now) = oracle.stream_time("g") else {
+        assert_eq!(runner.position, start, "the first record is always accepted");
+        return;
+    };
+    for (slot, (group, features)) in FEATURES.iter().enumerate() {
+        check_group(runner, oracle, (slot, group), features, now);
+    }
+}
 
-    fn check_group(&mut self, slot: usize, name: &str, features: &[&str], now: Millis) {
-        let task = self.runner.task();
-        let group = &task.groups[slot].group;
-        assert_eq!(group.name, name);
+fn check_group(
+    runner: &Runner,
+    oracle: &mut Oracle,
+    (slot, name): (usize, &str),
+    features: &[&str],
+    now: Millis,
+) {
+    let task = runner.task();
+    let group = &task.groups[slot].group;
+    assert_eq!(group.name, name);
+    // A standby does not count.
+    if !task.is_standby() {
         let counts = task.state.read().groups[slot];
-        let expected = self.oracle.group_counts(name);
+        let expected = oracle.group_counts(name);
         let expected = |name: &str| expected.get(name).copied().unwrap_or(0);
         assert_eq!((counts.applied, counts.duplicate), (expected("applied"), expected("duplicate")));
-        let all: Vec<usize> = (0..features.len()).collect();
-        for user in (0..USERS).map(|n| format!("u{n}")) {
-            let mut entity = Vec::new();
-            KeyPart::String(&user).encode(&mut entity);
-            for now in [now - 900_000, now - 500_000, now, now + 600_000] {
-                let read = UnitRead { slot, entity: &entity, features: &all, now };
-                let (answers, _) = task.read(&[read]).expect("readable");
-                for (i, feature) in features.iter().enumerate() {
-                    let key = [Value::String(user.as_str().into())];
-                    let theirs = self.oracle.lookup(name, feature, &key, now);
-                    let ours = cell(&group.features[i], &answers[0], answers[0].answers.get(i), now);
-                    assert!(
-                        is_equal(&theirs.value, &ours.value, theirs.scale)
-                            && theirs.status == ours.status.name(),
-                        "{feature} of {user} at {now}: {ours:?}, and by the oracle {theirs:?}"
-                    );
-                }
+    }
+    let all: Vec<usize> = (0..features.len()).collect();
+    for user in (0..USERS).map(|n| format!("u{n}")) {
+        let mut entity = Vec::new();
+        KeyPart::String(&user).encode(&mut entity);
+        for now in [now - 900_000, now - 500_000, now, now + 600_000] {
+            let read = UnitRead { slot, entity: &entity, features: &all, now };
+            let (answers, _) = task.read(&[read]).expect("readable");
+            for (i, feature) in features.iter().enumerate() {
+                let key = [Value::String(user.as_str().into())];
+                let theirs = oracle.lookup(name, feature, &key, now);
+                let ours = cell(&group.features[i], &answers[0], answers[0].answers.get(i), now);
+                assert!(
+                    is_equal(&theirs.value, &ours.value, theirs.scale) && theirs.status == ours.status.name(),
+                    "{feature} of {user} at {now}: {ours:?}, and by the oracle {theirs:?}"
+                );
             }
         }
     }
@@ -247,17 +279,18 @@ proptest! {
     fn every_schedule_gives_the_values_of_the_oracle(
         acts in vec(act(), 1..100),
         interval in prop::sample::select(vec![0, 400, 3_600_000_000]),
+        cache_bytes in prop::sample::select(CACHES.to_vec()),
         has_sweeps in any::<bool>(),
         is_cut in any::<bool>(),
     ) {
-        let mut run = Run::new(Duration::from_micros(interval), is_cut);
+        let mut run = Run::new(Duration::from_micros(interval), cache_bytes, is_cut);
         for act in acts.iter().filter(|a| has_sweeps || !matches!(a, Act::MakeSweepDue)) {
             run.act(act);
             run.check();
         }
         run.act(&Act::Crash { is_durable: false });
         run.check();
-        let mut undisturbed = Run::new(Duration::ZERO, is_cut);
+        let mut undisturbed = Run::new(Duration::ZERO, cache_bytes, is_cut);
         for act in acts.iter().filter(|a| matches!(a, Act::Append(_))) {
             undisturbed.act(act);
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::{Runner, RunnerOptions, Task, TaskInput, UnitRead};
 use crate::clock::ManualClock;
 use crate::config::DefinitionFiles;
-use crate::log::{Append, LocalLog, LocalSession, Log, MemoryLog, TaskCommit};
+use crate::log::{Append, LocalLog, LocalSession, Log, MemoryLog, ResumePoint, TaskCommit};
 use crate::model::key::KeyPart;
 use crate::model::{Positions, Value};
 use crate::state::{MemoryStore, SharedStore};
@@ -31,6 +31,8 @@ pub(super) struct Bench {
     app: String,
     checkpoint_interval: Duration,
     cache_bytes: usize,
+    /// Whether commits have the rows that would go to a changelog.
+    pub has_changelog: bool,
 }
 
 impl Bench {
@@ -53,26 +55,36 @@ impl Bench {
             app: "test".to_owned(),
             checkpoint_interval,
             cache_bytes,
+            has_changelog: false,
         }
     }
 
     pub fn take_over(&self) -> crate::error::Result<Runner> {
+        let task = self.task(&self.store);
+        let from = self.log.resume_point(&task.name, "clicks", 0)?;
+        let mut runner = self.runner(task, &from)?;
+        self.catch_up(&mut runner);
+        Ok(runner)
+    }
+
+    /// The task over any store.
+    pub fn task(&self, store: &SharedStore) -> Task {
         let groups = self.topology.groups.iter().map(|g| (Arc::clone(g), true)).collect();
         let input = TaskInput::Topic { sources: self.topology.sources.clone() };
-        let task = Task::new("clicks", 0, 0, input, groups, Arc::clone(&self.store));
+        Task::new("clicks", 0, 0, input, groups, Arc::clone(store))
+    }
+
+    pub fn runner(&self, task: Task, from: &ResumePoint) -> crate::error::Result<Runner> {
         let options = RunnerOptions {
             app: self.app.clone(),
             checkpoint_interval: self.checkpoint_interval,
             cache_bytes: self.cache_bytes,
-            has_changelog: false,
+            has_changelog: self.has_changelog,
             clock: Arc::new(ManualClock::default()),
             metrics: Arc::new(Metrics::default()),
         };
-        let from = self.log.resume_point(&task.name, "clicks", 0)?;
         let log = Arc::clone(&self.log) as Arc<dyn Log>;
-        let mut runner = Runner::take_over(Arc::new(task), log, &from, options)?;
-        self.catch_up(&mut runner);
-        Ok(runner)
+        Runner::take_over(Arc::new(task), log, from, options)
     }
 
     pub fn catch_up(&self, runner: &mut Runner) {

@@ -80,8 +80,8 @@ impl ProducerContext for DeliveryContext {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
                 let size = message.payload_len();
                 // What follows a record that is refused fails because of it.
-                let is_first = state.error.as_ref().is_none_or(|(known, _)| !is_too_large(*known));
-                if is_first {
+                let is_cause = state.error.as_ref().is_none_or(|(known, _)| !is_too_large(*known));
+                if is_cause {
                     let text = format!("a record of {size} bytes for topic `{}`: {error}", message.topic());
                     state.error = Some((code, text));
                 }
