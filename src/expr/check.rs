@@ -96,7 +96,28 @@ fn widen((op, from): Typed, to: Type) -> Op {
                 other => other,
             })
         }
+        (Type::List(ScalarType::Int64), Type::List(ScalarType::Float64), op) => Op::ListToFloat(Box::new(op)),
         (_, _, op) => op,
+    }
+}
+
+/// The type that both operands have. A list of nothing goes with any list.
+fn unify_operands(a: &Typed, b: &Typed) -> Option<Type> {
+    match (is_empty_list(&a.0), is_empty_list(&b.0), a.1, b.1) {
+        (true, _, Type::List(_), other @ Type::List(_)) | (_, true, other @ Type::List(_), Type::List(_)) => {
+            Some(other)
+        }
+        _ => unify(a.1, b.1),
+    }
+}
+
+/// A list of nothing, or of nulls alone, whichever it is.
+fn is_empty_list(op: &Op) -> bool {
+    match op {
+        Op::Constant(Value::List(items)) => items.iter().all(Value::is_null),
+        Op::Coalesce(nodes) => nodes.iter().all(is_empty_list),
+        Op::If(_, a, b) => is_empty_list(a) && is_empty_list(b),
+        _ => false,
     }
 }
 
@@ -123,7 +144,7 @@ impl Checker<'_> {
             Ast::If(condition, then, otherwise) => {
                 let condition = self.expect(condition, BOOL)?;
                 let (then_op, otherwise_op) = (self.check(then)?, self.check(otherwise)?);
-                let Some(both) = unify(then_op.1, otherwise_op.1) else {
+                let Some(both) = unify_operands(&then_op, &otherwise_op) else {
                     return Err(mismatch(otherwise, &then_op.1.name(), otherwise_op.1));
                 };
                 let (then, otherwise) = (widen(then_op, both), widen(otherwise_op, both));
@@ -201,18 +222,13 @@ impl Checker<'_> {
         let (item_op, list_op) = (self.check(item)?, self.check(list)?);
         match list_op.1 {
             Type::List(scalar) => {
-                let is_empty = matches!(&list_op.0, Op::Constant(Value::List(v))
-                    if v.iter().all(Value::is_null));
-                let wanted = if is_empty { item_op.1 } else { Type::Scalar(scalar) };
+                let wanted = if is_empty_list(&list_op.0) { item_op.1 } else { Type::Scalar(scalar) };
                 let both =
                     unify(item_op.1, wanted).ok_or_else(|| mismatch(item, scalar.name(), item_op.1))?;
                 let list_type = match both {
                     Type::Scalar(s) => Type::List(s),
                     _ => list_op.1,
                 };
-                if list_type != list_op.1 && !matches!(list_op.0, Op::Constant(_) | Op::List(_)) {
-                    return Err(mismatch(item, scalar.name(), item_op.1));
-                }
                 let (item, list) = (widen(item_op, both), widen(list_op, list_type));
                 Ok((Op::In(Box::new(item), Box::new(list)), BOOL))
             }
@@ -275,7 +291,7 @@ impl Checker<'_> {
             return Ok((op, BOOL));
         }
         let (left_name, right_name) = (left.1.name(), right.1.name());
-        let both = unify(left.1, right.1).filter(|both| match both {
+        let both = unify_operands(&left, &right).filter(|both| match both {
             Type::Scalar(ScalarType::Bool) | Type::List(_) => is_equality,
             Type::Scalar(_) | Type::Null => true,
             _ => false,
@@ -373,13 +389,22 @@ impl Checker<'_> {
         is_allowed: fn(Type) -> bool,
     ) -> Result<Typed, ExprError> {
         let mut all = Type::Null;
-        let mut ops = Vec::with_capacity(args.len());
+        let mut ops: Vec<Typed> = Vec::with_capacity(args.len());
+        // Lists of nothing tell no type while there are others.
+        let mut is_open = true;
         for arg in args {
             let typed = self.check(arg)?;
             if !is_allowed(typed.1) {
                 return Err(mismatch(arg, "a number or a timestamp", typed.1));
             }
-            all = unify(all, typed.1).ok_or_else(|| mismatch(arg, &all.name(), typed.1))?;
+            let is_empty = is_empty_list(&typed.0);
+            let are_lists = matches!((all, typed.1), (Type::List(_), Type::List(_)));
+            if are_lists && is_open {
+                all = typed.1;
+            } else if !(are_lists && is_empty) {
+                all = unify(all, typed.1).ok_or_else(|| mismatch(arg, &all.name(), typed.1))?;
+            }
+            is_open &= is_empty || typed.1 == Type::Null;
             ops.push(typed);
         }
         Ok((make(ops.into_iter().map(|typed| widen(typed, all)).collect()), all))
@@ -390,10 +415,8 @@ impl Checker<'_> {
         let Ast::Str(pattern) = &args[1].ast else {
             return Err(wrong(&args[1], "the pattern of `matches` must be a string literal"));
         };
-        let regex = regex::RegexBuilder::new(pattern)
-            .size_limit(1 << 20)
-            .build()
-            .map_err(|e| wrong(&args[1], format!("not a regular expression: {e}").replace('\n', " ")))?;
+        let regex = super::pattern::compile(pattern)
+            .map_err(|why| wrong(&args[1], format!("not a regular expression of RE2: {why}")))?;
         Ok((Op::Matches(Box::new(text), Box::new(regex)), BOOL))
     }
 

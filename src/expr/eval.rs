@@ -50,6 +50,7 @@ pub(super) enum Node {
     Constant(Value),
     Variable(usize),
     ToFloat(Box<Node>),
+    ListToFloat(Box<Node>),
     List(Vec<Node>),
     Not(Box<Node>),
     NegInt(Box<Node>),
@@ -80,6 +81,10 @@ impl Node {
             Self::Variable(index) => vars[*index].borrowed(),
             Self::ToFloat(node) => match node.eval(vars) {
                 Val::Int(i) => Val::Float(i as f64),
+                other => other,
+            },
+            Self::ListToFloat(node) => match node.eval(vars) {
+                Val::List(items) => Val::List(items.iter().map(float_of).collect()),
                 other => other,
             },
             Self::List(items) => {
@@ -155,6 +160,7 @@ impl Node {
             Self::Variable(index) => visit(index),
             Self::Constant(_) => {}
             Self::ToFloat(a)
+            | Self::ListToFloat(a)
             | Self::Not(a)
             | Self::NegInt(a)
             | Self::NegFloat(a)
@@ -203,6 +209,14 @@ impl Val<'_> {
             Val::List(items) => Val::List(Cow::Owned(items.into_owned())),
             Val::Map(entries) => Val::Map(Cow::Owned(entries.into_owned())),
         }
+    }
+}
+
+/// An item of a list of float64, of one of int64.
+fn float_of(item: &Value) -> Value {
+    match item {
+        Value::Int(i) => Value::Float(*i as f64),
+        other => other.clone(),
     }
 }
 

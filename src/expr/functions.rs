@@ -83,7 +83,7 @@ fn to_int(value: Val<'_>) -> Val<'_> {
             if fits { Val::Int(x as i64) } else { null(NullCause::Overflow) }
         }
         Val::Timestamp(t) => Val::Int(t.div_euclid(1000)),
-        Val::Str(s) => s.trim().parse().map_or_else(|_| null(NullCause::Domain), Val::Int),
+        Val::Str(s) => s.parse().map_or_else(|_| null(NullCause::Domain), Val::Int),
         Val::Bool(b) => Val::Int(i64::from(b)),
         _ => Val::Null,
     }
@@ -94,10 +94,8 @@ fn to_double(value: Val<'_>) -> Val<'_> {
         Val::Int(i) => Val::Float(i as f64),
         Val::Float(x) => Val::Float(x),
         Val::Str(s) => {
-            let text = s.trim();
-            let is_number =
-                !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
-            match decimal::float64(text) {
+            let is_number = s.bytes().all(|b| b.is_ascii_digit() || b"+-.eE".contains(&b));
+            match decimal::float64(&s) {
                 Some(x) if is_number => Val::Float(x),
                 _ => null(NullCause::Domain),
             }

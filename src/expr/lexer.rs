@@ -1,5 +1,7 @@
 //! Text to tokens.
 
+use std::str::Chars;
+
 use super::ExprError;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -33,11 +35,16 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Spanned>, ExprError> {
         let token = if byte.is_ascii_whitespace() {
             i += 1;
             continue;
-        } else if byte.is_ascii_digit() {
+        } else if text[i..].starts_with("//") {
+            i += text[i..].find('\n').unwrap_or(text.len() - i);
+            continue;
+        } else if byte.is_ascii_digit() || (byte == b'.' && is_digit(bytes.get(i + 1))) {
             let (token, end) = number(text, i)?;
             i = end;
             token
-        } else if byte == b'\'' || byte == b'"' {
+        } else if is_quote(byte)
+            || (matches!(byte, b'r' | b'R') && bytes.get(i + 1).copied().is_some_and(is_quote))
+        {
             let (token, end) = string(text, i)?;
             i = end;
             token
@@ -59,6 +66,14 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Spanned>, ExprError> {
     Ok(out)
 }
 
+fn is_quote(byte: u8) -> bool {
+    matches!(byte, b'\'' | b'"')
+}
+
+fn is_digit(byte: Option<&u8>) -> bool {
+    byte.is_some_and(u8::is_ascii_digit)
+}
+
 fn number(text: &str, start: usize) -> Result<(Token, usize), ExprError> {
     let bytes = text.as_bytes();
     let digits = |mut i: usize| {
@@ -68,7 +83,7 @@ fn number(text: &str, start: usize) -> Result<(Token, usize), ExprError> {
         i
     };
     let wrong = |message: &str| ExprError { at: start, message: message.to_owned() };
-    if text[start..].starts_with("0x") {
+    if text[start..].starts_with("0x") || text[start..].starts_with("0X") {
         let end = (start + 2..bytes.len()).find(|i| !bytes[*i].is_ascii_hexdigit()).unwrap_or(bytes.len());
         let n =
             i64::from_str_radix(&text[start + 2..end], 16).map_err(|_| wrong("not a hexadecimal int64"))?;
@@ -76,7 +91,7 @@ fn number(text: &str, start: usize) -> Result<(Token, usize), ExprError> {
     }
     let mut end = digits(start);
     let mut is_float = false;
-    if bytes.get(end) == Some(&b'.') && bytes.get(end + 1).is_some_and(u8::is_ascii_digit) {
+    if bytes.get(end) == Some(&b'.') && is_digit(bytes.get(end + 1)) {
         is_float = true;
         end = digits(end + 1);
     }
@@ -107,40 +122,63 @@ fn number(text: &str, start: usize) -> Result<(Token, usize), ExprError> {
     Ok((token, end))
 }
 
+/// A string in one or three quotes, raw behind an `r`.
 fn string(text: &str, start: usize) -> Result<(Token, usize), ExprError> {
-    let quote = text.as_bytes()[start];
+    let is_raw = !is_quote(text.as_bytes()[start]);
+    let open = start + usize::from(is_raw);
+    let quote = &text[open..=open];
+    let triple = quote.repeat(3);
+    let fence = if text[open..].starts_with(&triple) { triple.as_str() } else { quote };
     let mut out = String::new();
-    let mut chars = text[start + 1..].char_indices();
-    while let Some((i, c)) = chars.next() {
-        let at = start + 1 + i;
-        match c {
-            c if c as u32 == u32::from(quote) => return Ok((Token::Str(out), at + 1)),
-            '\\' => {
-                let wrong = || ExprError { at, message: "unknown escape in a string".to_owned() };
-                let (_, escape) = chars.next().ok_or_else(wrong)?;
-                match escape {
-                    'n' => out.push('\n'),
-                    't' => out.push('\t'),
-                    'r' => out.push('\r'),
-                    '\\' | '\'' | '"' | '`' | '?' => out.push(escape),
-                    'x' | 'u' | 'U' => {
-                        let len = match escape {
-                            'x' => 2,
-                            'u' => 4,
-                            _ => 8,
-                        };
-                        let mut code = 0_u32;
-                        for _ in 0..len {
-                            let digit = chars.next().and_then(|(_, c)| c.to_digit(16));
-                            code = (code << 4) | digit.ok_or_else(wrong)?;
-                        }
-                        out.push(char::from_u32(code).ok_or_else(wrong)?);
-                    }
-                    _ => return Err(wrong()),
-                }
-            }
-            c => out.push(c),
+    let mut at = open + fence.len();
+    loop {
+        if text[at..].starts_with(fence) {
+            return Ok((Token::Str(out), at + fence.len()));
         }
+        let mut rest = text[at..].chars();
+        match rest.next() {
+            Some('\n') if fence.len() == 1 => break,
+            Some('\\') if is_raw => {
+                // A quote behind it does not end the string; both stand for themselves.
+                out.push('\\');
+                out.extend(rest.next());
+            }
+            Some('\\') => {
+                let unknown = || ExprError { at, message: "unknown escape in a string".to_owned() };
+                out.push(escape(&mut rest).ok_or_else(unknown)?);
+            }
+            Some(c) => out.push(c),
+            None => break,
+        }
+        at = text.len() - rest.as_str().len();
     }
     Err(ExprError { at: start, message: "the string has no end".to_owned() })
+}
+
+/// The character that is written behind a backslash.
+fn escape(rest: &mut Chars<'_>) -> Option<char> {
+    Some(match rest.next()? {
+        'a' => '\u{7}',
+        'b' => '\u{8}',
+        'f' => '\u{c}',
+        'n' => '\n',
+        'r' => '\r',
+        't' => '\t',
+        'v' => '\u{b}',
+        c @ ('\\' | '\'' | '"' | '`' | '?') => c,
+        'x' | 'X' => code(rest, 2, 16, 0)?,
+        'u' => code(rest, 4, 16, 0)?,
+        'U' => code(rest, 8, 16, 0)?,
+        c @ '0'..='3' => code(rest, 2, 8, c.to_digit(8)?)?,
+        _ => return None,
+    })
+}
+
+/// The character of a code of `digits` digits more, behind `first`.
+fn code(rest: &mut Chars<'_>, digits: u32, radix: u32, first: u32) -> Option<char> {
+    let mut code = first;
+    for _ in 0..digits {
+        code = code.checked_mul(radix)? + rest.next()?.to_digit(radix)?;
+    }
+    char::from_u32(code)
 }

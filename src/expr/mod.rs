@@ -15,6 +15,7 @@ mod eval;
 mod functions;
 mod lexer;
 mod parser;
+mod pattern;
 pub mod stats;
 #[cfg(test)]
 mod tests;

@@ -43,6 +43,30 @@ pub(super) enum Ast {
 pub(super) struct Node {
     pub ast: Ast,
     pub at: usize,
+    /// Levels of the tree from here down.
+    depth: usize,
+}
+
+impl Node {
+    /// # Errors
+    /// The tree is too deep.
+    fn new(ast: Ast, at: usize) -> Result<Self, ExprError> {
+        let below = match &ast {
+            Ast::List(nodes) | Ast::Call(_, nodes) => nodes.iter().map(|n| n.depth).max().unwrap_or(0),
+            Ast::Not(a) | Ast::Neg(a) => a.depth,
+            Ast::Binary(_, a, b) | Ast::Index(a, b) => a.depth.max(b.depth),
+            Ast::If(a, b, c) => a.depth.max(b.depth).max(c.depth),
+            _ => 0,
+        };
+        if below >= DEPTH_MAX {
+            return Err(ExprError { at, message: too_deep() });
+        }
+        Ok(Self { ast, at, depth: below + 1 })
+    }
+}
+
+fn too_deep() -> String {
+    format!("nested deeper than {DEPTH_MAX} levels")
 }
 
 pub(super) fn parse(text: &str) -> Result<Node, ExprError> {
@@ -123,7 +147,7 @@ impl Parser {
     fn deeper<T>(&mut self, parse: impl FnOnce(&mut Self) -> Result<T, ExprError>) -> Result<T, ExprError> {
         self.depth += 1;
         if self.depth > DEPTH_MAX {
-            return Err(self.wrong(format!("nested deeper than {DEPTH_MAX} levels")));
+            return Err(self.wrong(too_deep()));
         }
         let parsed = parse(self);
         self.depth -= 1;
@@ -141,7 +165,7 @@ impl Parser {
             p.expect(":")?;
             let otherwise = p.ternary()?;
             let ast = Ast::If(Box::new(condition), Box::new(then), Box::new(otherwise));
-            Ok(Node { ast, at })
+            Node::new(ast, at)
         })
     }
 
@@ -150,19 +174,21 @@ impl Parser {
             return self.unary();
         };
         let mut left = self.binary(level + 1)?;
-        // A long chain is a deep tree, although it needs no deep recursion here.
-        let mut links = 0;
+        if let [(symbol, operator @ (Binary::And | Binary::Or))] = operators {
+            let (mut nodes, mut ats) = (vec![left], vec![self.at()]);
+            while self.accept(symbol) {
+                nodes.push(self.binary(level + 1)?);
+                ats.push(self.at());
+            }
+            return balanced(*operator, nodes, &ats[..ats.len() - 1]);
+        }
         loop {
             let at = self.at();
             let Some((_, operator)) = operators.iter().find(|(symbol, _)| self.accept(symbol)) else {
                 return Ok(left);
             };
-            links += 1;
-            if self.depth + links > DEPTH_MAX {
-                return Err(self.wrong(format!("nested deeper than {DEPTH_MAX} levels")));
-            }
             let right = self.binary(level + 1)?;
-            left = Node { ast: Ast::Binary(*operator, Box::new(left), Box::new(right)), at };
+            left = Node::new(Ast::Binary(*operator, Box::new(left), Box::new(right)), at)?;
         }
     }
 
@@ -170,22 +196,21 @@ impl Parser {
         let at = self.at();
         if self.accept("!") {
             let operand = self.deeper(Self::unary)?;
-            return Ok(Node { ast: Ast::Not(Box::new(operand)), at });
+            return Node::new(Ast::Not(Box::new(operand)), at);
         }
         if self.accept("-") {
             if let Token::Int(n) = *self.peek() {
                 self.next += 1;
-                return Ok(Node { ast: Ast::Int(n.wrapping_neg()), at });
+                return Node::new(Ast::Int(n.wrapping_neg()), at);
             }
             let operand = self.deeper(Self::unary)?;
-            return Ok(Node { ast: Ast::Neg(Box::new(operand)), at });
+            return Node::new(Ast::Neg(Box::new(operand)), at);
         }
         self.member()
     }
 
     fn member(&mut self) -> Result<Node, ExprError> {
         let mut node = self.primary()?;
-        let mut links = 0;
         loop {
             let at = self.at();
             if self.accept(".") {
@@ -196,7 +221,7 @@ impl Parser {
                 if self.accept("(") {
                     let mut arguments = vec![node];
                     arguments.extend(self.arguments(")")?);
-                    node = Node { ast: Ast::Call(name, arguments), at };
+                    node = Node::new(Ast::Call(name, arguments), at)?;
                 } else if let Ast::Name(names) = &mut node.ast {
                     names.push(name);
                 } else {
@@ -205,13 +230,9 @@ impl Parser {
             } else if self.accept("[") {
                 let index = self.ternary()?;
                 self.expect("]")?;
-                node = Node { ast: Ast::Index(Box::new(node), Box::new(index)), at };
+                node = Node::new(Ast::Index(Box::new(node), Box::new(index)), at)?;
             } else {
                 return Ok(node);
-            }
-            links += 1;
-            if self.depth + links > DEPTH_MAX {
-                return Err(self.wrong(format!("nested deeper than {DEPTH_MAX} levels")));
             }
         }
     }
@@ -250,7 +271,7 @@ impl Parser {
                     _ if self.accept("(") => Ast::Call(name, self.arguments(")")?),
                     _ => Ast::Name(vec![name]),
                 };
-                return Ok(Node { ast, at });
+                return Node::new(ast, at);
             }
             Token::Symbol("(") => {
                 self.next += 1;
@@ -260,11 +281,24 @@ impl Parser {
             }
             Token::Symbol("[") => {
                 self.next += 1;
-                return Ok(Node { ast: Ast::List(self.arguments("]")?), at });
+                let items = self.arguments("]")?;
+                return Node::new(Ast::List(items), at);
             }
             other => return Err(self.wrong(format!("expected a value, found {}", shown(&other)))),
         };
         self.next += 1;
-        Ok(Node { ast, at })
+        Node::new(ast, at)
     }
+}
+
+/// A chain of `&&` or of `||` as a tree of least depth: they associate, so a long one need not be deep.
+/// `ats`: where the operators stand.
+fn balanced(operator: Binary, mut nodes: Vec<Node>, ats: &[usize]) -> Result<Node, ExprError> {
+    let right = nodes.split_off(nodes.len().div_ceil(2));
+    let Some((at, right_ats)) = ats[nodes.len() - 1..].split_first() else {
+        return Ok(nodes.remove(0));
+    };
+    let left = balanced(operator, nodes, &ats[..ats.len() - right_ats.len() - 1])?;
+    let right = balanced(operator, right, right_ats)?;
+    Node::new(Ast::Binary(operator, Box::new(left), Box::new(right)), *at)
 }

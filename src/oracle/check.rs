@@ -3,7 +3,7 @@
 
 use regex::Regex;
 
-use crate::model::{ScalarType, Value};
+use crate::model::{ScalarType, Type, Value};
 
 use super::check_call::check_call;
 use super::parser::{Syntax, parse};
@@ -40,6 +40,21 @@ impl Shape {
             ScalarType::Float64 => Self::Float,
             ScalarType::Bool => Self::Bool,
             ScalarType::Timestamp => Self::Timestamp,
+        }
+    }
+
+    /// The shape of values of a feature's type.
+    pub(super) fn of_type(kind: Type) -> Self {
+        match kind {
+            Type::Null => Self::Null,
+            Type::Scalar(scalar) => Self::of_scalar(scalar),
+            Type::List(scalar) => Self::List(Box::new(Self::of_scalar(scalar))),
+            Type::Counts(_) => Self::Map(Box::new(Self::Int)),
+            Type::Ranking(scalar) => {
+                let entry = [("value", Self::of_scalar(scalar)), ("count", Self::Int)];
+                let entry = entry.map(|(name, shape)| (name.to_owned(), shape));
+                Self::List(Box::new(Self::Record(entry.into())))
+            }
         }
     }
 

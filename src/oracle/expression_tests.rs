@@ -2,6 +2,7 @@
 
 use super::tests::{map, texts};
 use super::*;
+use crate::model::ScalarType;
 
 /// 2024-03-13T12:00:00Z, a Wednesday.
 const START: i64 = 1_710_331_200_000;
@@ -98,8 +99,8 @@ fn null_goes_through_everything_but_what_asks_for_it() {
         ("z && false", Value::Bool(false)),
         ("z || true", Value::Bool(true)),
     ]);
-    let null = ("x".to_owned(), ScalarType::Float64, Value::Null);
-    let seven = ("i".to_owned(), ScalarType::Int64, Value::Int(7));
+    let null = ("x".to_owned(), Type::Scalar(ScalarType::Float64), Value::Null);
+    let seven = ("i".to_owned(), Type::Scalar(ScalarType::Int64), Value::Int(7));
     assert_eq!(evaluate_typed("coalesce(x, i) / 2", &[null, seven]), Ok(Value::Float(3.5)));
 }
 

@@ -30,7 +30,7 @@ mod window;
 use std::collections::BTreeMap;
 
 use crate::config::Definitions;
-use crate::model::{ScalarType, Value};
+use crate::model::{Type, Value};
 
 pub use equality::{IDENTICAL, is_equal};
 
@@ -191,8 +191,8 @@ pub fn evaluate_text(expression: &str, variables: &[(String, Value)]) -> Result<
 ///
 /// # Errors
 /// What is wrong with the expression.
-pub fn evaluate_typed(expression: &str, variables: &[(String, ScalarType, Value)]) -> Result<Value, String> {
-    let scope = variables.iter().map(|(name, scalar, _)| (name.clone(), Shape::of_scalar(*scalar)));
+pub fn evaluate_typed(expression: &str, variables: &[(String, Type, Value)]) -> Result<Value, String> {
+    let scope = variables.iter().map(|(name, kind, _)| (name.clone(), Shape::of_type(*kind)));
     let values: Vec<Value> = variables.iter().map(|(_, _, value)| value.clone()).collect();
     evaluate_in(expression, scope.collect(), &values)
 }
