@@ -288,7 +288,7 @@ impl KeyReader {
             .collect();
         let values = values?;
         let mut out = Vec::new();
-        let parts: Vec<KeyPart<'_>> = values.iter().filter_map(key_part).collect();
+        let parts = values.iter().map(key_part).collect::<Option<Vec<KeyPart<'_>>>>()?;
         record_key(&parts, &mut out);
         Some(out)
     }

@@ -97,21 +97,36 @@ fn local_to_utc(local: Millis, zone: &TimeZone) -> Option<Millis> {
 
 /// Calendar fields of a local time given as if it were UTC.
 fn civil_of(local: Millis) -> Option<civil::DateTime> {
-    let at = jiff::Timestamp::from_millisecond(local).ok()?;
-    Some(jiff::tz::Offset::UTC.to_datetime(at))
+    let (year, month, day) = civil_from_days(local.div_euclid(DAY));
+    let date = civil::Date::new(year.try_into().ok()?, month as i8, day as i8).ok()?;
+    let in_day = local.rem_euclid(DAY);
+    let (hour, minute, second) = (in_day / HOUR, in_day / 60_000 % 60, in_day / 1000 % 60);
+    let nanos = (in_day % 1000) as i32 * 1_000_000;
+    Some(date.at(hour as i8, minute as i8, second as i8, nanos))
 }
 
-/// Calendar fields of `t` in `zone`.
+/// What `zone` is ahead of UTC at `t`. jiff's own timestamps end a day before the year 9999 does, in
+/// which no zone changes any more.
+fn offset_at(t: Millis, zone: &TimeZone) -> Millis {
+    let at = jiff::Timestamp::from_millisecond(t).unwrap_or(jiff::Timestamp::MAX);
+    i64::from(zone.to_offset(at).seconds()) * 1000
+}
+
+/// Calendar fields of `t` in `zone`; none where that is a year after 9999.
 pub fn civil_in(t: Millis, zone: &TimeZone) -> Option<civil::DateTime> {
-    let at = jiff::Timestamp::from_millisecond(t).ok()?;
-    Some(zone.to_offset(at).to_datetime(at))
+    civil_of(t + offset_at(t, zone))
 }
 
 /// The first instant of the day `date` in `zone`: its midnight, or where that is skipped, the
 /// first instant after it.
 pub fn start_of_day(date: civil::Date, zone: &TimeZone) -> Option<Millis> {
-    let start = date.to_zoned(zone.clone()).ok()?.start_of_day().ok()?;
-    Some(start.timestamp().as_millisecond())
+    match date.to_zoned(zone.clone()).and_then(|day| day.start_of_day()) {
+        Ok(start) => Some(start.timestamp().as_millisecond()),
+        Err(_) => {
+            let days = days_from_civil(date.year().into(), date.month().into(), date.day().into());
+            local_to_utc(days * DAY, zone)
+        }
+    }
 }
 
 /// Days since 1970-01-01 of a proleptic Gregorian date (Howard Hinnant, *chrono-compatible
@@ -249,7 +264,6 @@ mod tests {
     #[test]
     fn agrees_with_jiff_from_the_year_1_to_9999() {
         let mut t = MIN;
-        // jiff's own timestamps end a day earlier than the year 9999 does.
         while t <= MAX - 2 * DAY {
             let text = format_rfc3339(t);
             let jiff: jiff::Timestamp = text.parse().expect("jiff reads it");
@@ -257,6 +271,17 @@ mod tests {
             assert_eq!(parse_rfc3339(&text, None), Some(t), "{text}");
             t += 5 * DAY + 12_345_678;
         }
+    }
+
+    #[test]
+    fn the_last_day_of_the_year_9999_is_a_day() {
+        let zone = TimeZone::get("America/New_York").expect("bundled zone");
+        let at = parse_rfc3339("9999-12-31T00:00:00", Some(&zone)).expect("a time");
+        assert_eq!(format_rfc3339(at), "9999-12-31T05:00:00Z");
+        let local = civil_in(at, &zone).expect("in the year 9999");
+        assert_eq!((local.month(), local.day(), local.hour()), (12, 31, 0));
+        assert_eq!(start_of_day(local.date(), &zone), Some(at));
+        assert_eq!(start_of_day(local.date(), &TimeZone::UTC), Some(MAX + 1 - DAY));
     }
 
     #[test]

@@ -70,6 +70,8 @@ mod tests {
             (CalendarUnit::Week, "UTC", "2013-07-07T23:00:00Z", "2013-07-01T00:00:00Z"),
             (CalendarUnit::Month, new_york, "2013-11-30T10:00:00Z", "2013-11-01T04:00:00Z"),
             (CalendarUnit::Hour, "Asia/Kolkata", "2013-07-01T10:45:00.5Z", "2013-07-01T10:30:00Z"),
+            (CalendarUnit::Day, "UTC", "9999-12-31T03:00:00Z", "9999-12-31T00:00:00Z"),
+            (CalendarUnit::Week, "UTC", "9999-12-31T03:00:00Z", "9999-12-27T00:00:00Z"),
             // The day's midnight is skipped: it starts at 01:00 local time.
             (CalendarUnit::Day, "America/Sao_Paulo", "2017-10-15T12:00:00Z", "2017-10-15T03:00:00Z"),
         ] {

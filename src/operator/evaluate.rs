@@ -310,9 +310,11 @@ impl Reading<'_> {
         }
         let is_count = self.feature.aggregate == Aggregate::DecayedCount;
         let half_life = self.feature.millis;
-        let held = f64::from_bits(self.part(&PartKind::Decay { half_life, is_count })[0]);
+        let part = self.part(&PartKind::Decay { half_life, is_count });
+        let mut held = [part[0], part[1]];
         let last = self.part(&PartKind::Times)[1] as Millis;
-        float(held * decay(self.now - last, half_life))
+        sum::scale_plain(&mut held, decay(self.now - last, half_life));
+        float(sum::total_plain(&held))
     }
 
     fn session_count(&self) -> Result<Value> {

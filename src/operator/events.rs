@@ -320,7 +320,11 @@ impl EventBuf {
         let (words, rest) = rest.split_at_checked(len * layout.stride() * 8)?;
         let (heap, rest) = rest.split_at_checked(heap)?;
         *bytes = rest;
-        let words = words.as_chunks::<8>().0.iter().map(|chunk| u64::from_le_bytes(*chunk)).collect();
-        Some(Self { words, heap: heap.to_vec() })
+        let words: Vec<u64> = words.as_chunks::<8>().0.iter().map(|c| u64::from_le_bytes(*c)).collect();
+        let strings = (0..layout.columns.len()).filter(|c| layout.is_string(*c)).map(|c| layout.column_at(c));
+        let strings: Vec<usize> = strings.collect();
+        let ends = |event: &[u64], at: usize| (event[at] >> 32) + (event[at] & 0xffff_ffff);
+        let is_within = |event: &[u64]| strings.iter().all(|at| ends(event, *at) <= heap.len() as u64);
+        words.chunks_exact(layout.stride()).all(is_within).then(|| Self { words, heap: heap.to_vec() })
     }
 }

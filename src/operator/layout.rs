@@ -19,7 +19,7 @@ pub enum PartKind {
     Extremes,
     /// Counts between bounds: one word more than bounds.
     Histogram(Vec<f64>),
-    /// Decayed to the last event time: 1 word.
+    /// Decayed to the last event time: 2 words, one of each scale.
     Decay {
         /// Half-life.
         half_life: Millis,
@@ -36,7 +36,8 @@ impl PartKind {
             Self::Times | Self::SumInt | Self::Moments | Self::Extremes => 2,
             Self::SumFloat => 4,
             Self::Histogram(bounds) => bounds.len() + 1,
-            Self::Decay { .. } | Self::Breaks(_) => 1,
+            Self::Breaks(_) => 1,
+            Self::Decay { .. } => 2,
         }
     }
 }

@@ -111,18 +111,27 @@ pub fn add_series(layout: &Layout, index: usize, words: &mut [u64], event: Event
                 }
             }
             PartKind::Histogram(bounds) => {
-                let x = column_number(series, event);
-                slot[bounds.partition_point(|b| *b < x)] += 1;
+                let place = if is_float(layout, series) {
+                    let x = column_number(series, event);
+                    bounds.partition_point(|b| *b < x)
+                } else {
+                    let x = i128::from(column_word(series, event) as i64);
+                    bounds.partition_point(|b| (b.floor() as i128) < x)
+                };
+                slot[place] += 1;
             }
             PartKind::Decay { half_life, is_count } => {
                 let x = if *is_count { 1.0 } else { column_number(series, event) };
-                let held = f64::from_bits(slot[0]);
-                let total = match before {
-                    Some(before) if count > 0 && time < before => held + x * decay(before - time, *half_life),
-                    Some(before) if count > 0 => held * decay(time - before, *half_life) + x,
-                    _ => x,
-                };
-                slot[0] = total.to_bits();
+                match before {
+                    Some(before) if count > 0 && time < before => {
+                        sum::add_plain(slot, x * decay(before - time, *half_life));
+                    }
+                    Some(before) if count > 0 => {
+                        sum::scale_plain(slot, decay(time - before, *half_life));
+                        sum::add_plain(slot, x);
+                    }
+                    _ => sum::add_plain(slot, x),
+                }
             }
             PartKind::Breaks(gap) => {
                 if count > 0 && before.is_some_and(|before| time - before > *gap) {
@@ -188,9 +197,10 @@ pub fn merge_series(layout: &Layout, index: usize, words: &mut [u64], other: &[u
             }
             PartKind::Decay { half_life, .. } => {
                 let latest = ours.1.max(theirs.1);
-                let total = f64::from_bits(slot[0]) * decay(latest - ours.1, *half_life)
-                    + f64::from_bits(from[0]) * decay(latest - theirs.1, *half_life);
-                slot[0] = total.to_bits();
+                let mut other = [from[0], from[1]];
+                sum::scale_plain(slot, decay(latest - ours.1, *half_life));
+                sum::scale_plain(&mut other, decay(latest - theirs.1, *half_life));
+                sum::merge_plain(slot, &other);
             }
             PartKind::Breaks(gap) => {
                 slot[0] += from[0] + u64::from(theirs.0 - ours.1 > *gap);

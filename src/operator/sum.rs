@@ -36,6 +36,30 @@ pub(super) fn merge(words: &mut [u64], other: &[u64]) {
     }
 }
 
+/// Adds `x` to a sum of two words, one of each scale, that is not compensated.
+pub(super) fn add_plain(words: &mut [u64], x: f64) {
+    let (slot, x) = if x.abs() < BIG { (0, x) } else { (1, x * SCALE) };
+    words[slot] = (f64::from_bits(words[slot]) + x).to_bits();
+}
+
+/// Adds another such sum.
+pub(super) fn merge_plain(words: &mut [u64], other: &[u64]) {
+    add_plain(words, f64::from_bits(other[0]));
+    words[1] = (f64::from_bits(words[1]) + f64::from_bits(other[1])).to_bits();
+}
+
+/// Multiplies such a sum.
+pub(super) fn scale_plain(words: &mut [u64], by: f64) {
+    for word in &mut words[..2] {
+        *word = (f64::from_bits(*word) * by).to_bits();
+    }
+}
+
+/// The value of such a sum; infinite when it is out of range.
+pub(super) fn total_plain(words: &[u64]) -> f64 {
+    total(&[words[0], 0, words[1], 0])
+}
+
 /// The sum; infinite when it is out of range.
 pub(super) fn total(words: &[u64]) -> f64 {
     let small = f64::from_bits(words[0]) + f64::from_bits(words[1]);

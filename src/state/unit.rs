@@ -14,7 +14,7 @@ use crate::model::{Millis, Offset, Value, time};
 use crate::operator::partial::{Base, Ends};
 use crate::operator::{EventBuf, Fold, Layout, Order};
 
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// What decides about the layout of a unit beside its events.
 #[derive(Clone, Debug)]

@@ -46,7 +46,8 @@ pub fn decode_page(layout: &Layout, mut bytes: &[u8]) -> Result<EventBuf> {
 /// # Errors
 /// Bytes that are no node.
 pub fn decode_node(layout: &Layout, bytes: &[u8]) -> Result<Vec<Entry>> {
-    decode_entries(layout, &mut Reader(bytes)).ok_or_else(|| Error::corrupted("a node is cut short"))
+    let entries = decode_entries(layout, &mut Reader(bytes)).filter(|entries| !entries.is_empty());
+    entries.ok_or_else(|| Error::corrupted("a node is cut short"))
 }
 
 /// A unit with its rows.

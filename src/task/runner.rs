@@ -59,6 +59,8 @@ struct Ready {
     offset: Offset,
     advance: Millis,
     stream_time: Millis,
+    /// Stream time with it, as readers of the partition know it: the greatest of all that feed it.
+    readers_time: Millis,
     /// Event time from which on its partition was known when it came, if somebody is told per event.
     covered_from: Option<Millis>,
     id: Option<u128>,
@@ -374,6 +376,7 @@ impl Runner {
                     std::mem::swap(&mut ready.event, &mut projector.event);
                     (ready.offset, ready.advance) = (offset, advance);
                     (ready.stream_time, ready.id) = (stream_time, event.id);
+                    ready.readers_time = stream_time.max(ready.advance);
                     self.projector = projector;
                 }
                 Projection::Projected if is_new => {
@@ -454,8 +457,10 @@ impl Runner {
         if let Routed::Event(e) = routed {
             let is_told = to.group.emit == EmitRule::PerEvent;
             let known = is_told.then(|| self.task.coverage_of(&self.sources, &self.vector, 0));
+            let greatest = self.vector.values().filter_map(|c| c.stream_time).max();
             let ready = self.next_ready();
             ready.covered_from = known.flatten();
+            ready.readers_time = greatest.unwrap_or(e.stream_time);
             ready.slot = 0;
             ready.prefix = unit_prefix(id, &e.key);
             ready.event = e.event;
@@ -507,8 +512,7 @@ impl Runner {
                         self.groups[ready.slot].applied += 1;
                         if to.group.emit != EmitRule::Never {
                             let now = ready.event.get(layout, 0).time();
-                            let stream_time = ready.stream_time.max(ready.advance);
-                            let known = (stream_time, ready.covered_from);
+                            let known = (ready.readers_time, ready.covered_from);
                             self.emit(&state, (ready.slot, slot), &ready.prefix, now, known)?;
                         }
                     }

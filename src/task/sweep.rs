@@ -137,11 +137,8 @@ impl Runner {
         }
         let least = match &self.task.input {
             TaskInput::Topic { .. } => self.task.group_stream_time(&self.task.state.read(), slot),
-            TaskInput::Repartition => {
-                // A partition that has sent anything holds the others back.
-                let times = self.vector.values().map(|c| c.stream_time.unwrap_or(Millis::MIN));
-                times.min()
-            }
+            // A partition that has accepted nothing holds nobody back (SEMANTICS §4).
+            TaskInput::Repartition => self.vector.values().filter_map(|c| c.stream_time).min(),
         };
         Some(least?.saturating_sub(to.rules.horizon?).saturating_sub(to.rules.grace))
     }

@@ -189,6 +189,53 @@ fn events_between_a_boundary_and_its_commit_stay_unwritten() {
     assert_eq!(answers[0].answers[0].value, Value::Int(2));
 }
 
+/// Sums of which a part is out of range, bounds that a double cannot tell from their neighbours.
+#[test]
+fn numbers_at_the_edge_of_their_types_are_summed_and_counted_right() {
+    const EDGES: &str = "
+entities: { user: { key: user_id, type: string } }
+sources:
+  clicks:
+    key: user_id
+    event_time: { path: t, format: unix_ms }
+    fields: { user_id: { type: string }, x: { type: float64 }, n: { type: int64 } }
+feature_groups:
+  g:
+    entity: user
+    source: clicks
+    features:
+      decayed: { aggregate: decayed_sum, of: x, half_life: 1m }
+      counts: { aggregate: histogram, of: n, bounds: [9007199254740992], window: 1h }
+";
+    let bench = Bench::of(EDGES, Duration::ZERO, 1 << 20);
+    let mut runner = bench.take_over().expect("it starts");
+    let mut append = Append::to("clicks");
+    for (t, x, n) in [
+        (0, "1.5e308", 9_007_199_254_740_993_i64),
+        (0, "1.5e308", 9_007_199_254_740_992),
+        (60_000, "-2.0", 1),
+    ] {
+        let event = format!("{{\"user_id\":\"u\",\"t\":{t},\"x\":{x},\"n\":{n}}}");
+        append.push(0, None, Some(event.as_bytes()), &[]);
+    }
+    bench.log.append(append).expect("appended");
+    bench.catch_up(&mut runner);
+    let mut entity = Vec::new();
+    KeyPart::String("u").encode(&mut entity);
+    let read = |now| {
+        let (answers, _) = runner
+            .task()
+            .read(&[UnitRead { slot: 0, entity: &entity, features: &[0, 1], now }])
+            .expect("readable");
+        (answers[0].answers[0].value.clone(), answers[0].answers[1].value.clone())
+    };
+    let (Value::Float(decayed), counts) = read(60_000) else { panic!("out of range") };
+    assert!((decayed / 1.5e308 - 1.0).abs() < 1e-12, "{decayed}");
+    assert_eq!(counts, Value::List([Value::Int(2), Value::Int(1)].into()));
+    // 2,200 half-lives later.
+    assert_eq!(read(60_000 + 2_200 * 60_000).0, Value::Float(0.0));
+}
+
 /// What one commit may copy is less than what is dirty: the next goes on, whether or not it is time.
 #[test]
 fn commits_go_on_until_memory_is_free() {

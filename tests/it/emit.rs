@@ -97,6 +97,50 @@ fn check_latest(engine: &Engine, read: impl Fn(&str) -> Vec<(String, String, Jso
     }
 }
 
+/// An event that comes from a partition far behind the others is told as a reader would be: nothing is
+/// known of its time any more.
+#[test]
+fn an_event_that_is_far_behind_its_entity_is_told_as_readers_are() {
+    let definitions = "
+entities: { item: { key: item, type: string } }
+sources:
+  events:
+    key: user
+    event_time: { path: at, format: unix_ms }
+    fields: { user: { type: string }, item: { type: string }, x: { type: int64 } }
+feature_groups:
+  by_item:
+    entity: item
+    source: events
+    emit: per_event
+    features:
+      total: { aggregate: sum, of: x, window: lifetime }
+      hour: { aggregate: count, window: 1h }
+";
+    let place = Place::new(definitions, "commit_interval: 20ms\nlog: { embedded: { partitions: 3 } }");
+    let engine = place.start();
+    let (hour, start) = (3_600_000_i64, 1_767_268_800_000_i64);
+    let event = |user: &str, hours: i64| {
+        format!("{{\"user\":\"{user}\",\"at\":{},\"item\":\"i\",\"x\":1}}\n", start + hours * hour)
+    };
+    engine.append("events", &(0..300).map(|n| event("a", n * 6)).collect::<String>());
+    engine.settled_stats();
+    let before = embedded(&engine, "test-by_item-features").len();
+    // Of all these users, some are in another partition.
+    engine.append("events", &["b", "c", "d", "e", "f"].map(|user| event(user, -10)).concat());
+    engine.settled_stats();
+    let records = embedded(&engine, "test-by_item-features");
+    let late: Vec<_> = records.iter().filter(|r| r.1.as_str() < "2026-01-01T12").collect();
+    assert!(!late.is_empty() && records.len() > before);
+    for (_, as_of, value) in late {
+        let found =
+            engine.values(&["by_item:total", "by_item:hour"], json!({"item": ["i"]}), as_of, &json!({}));
+        assert_eq!(found["total"], json!([null, "OUT_OF_RANGE"]));
+        assert_eq!(value["features"], json!({"total": null, "hour": null}), "{value}");
+    }
+    engine.stop();
+}
+
 #[test]
 fn every_event_is_emitted_once_on_either_log() {
     let batches = 18;

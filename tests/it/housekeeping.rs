@@ -57,6 +57,39 @@ fn idle_entities_leave_the_state_as_event_time_advances() {
     engine.stop();
 }
 
+/// Behind a repartition topic as well, and a partition that has sent nothing but dead letters holds
+/// nobody's entities.
+#[test]
+fn idle_entities_leave_although_another_partition_has_accepted_nothing() {
+    let definitions = DEFINITIONS
+        .replace(
+            "{ user: { key: user_id, type: string } }",
+            "{ user: { key: user_id, type: string }, n: { key: n, type: int64 } }",
+        )
+        .replace("by_user:\n    entity: user", "by_n:\n    entity: n")
+        .replace("n_1h: { aggregate: sum, of: n,", "n_1h: { aggregate: count,");
+    let place = Place::new(
+        &definitions,
+        "checkpoint_interval: 200ms\ncommit_interval: 20ms\nlog: { embedded: { partitions: 2 } }",
+    );
+    let engine = place.start();
+    // Of one user, and so of one partition.
+    let lines = |range: std::ops::Range<u32>, at: i64| -> String {
+        range.map(|n| format!("{{\"at\":{at},\"user_id\":\"u0\",\"n\":{n}}}\n")).collect()
+    };
+    engine.append("clicks", &lines(0..300, START_MS));
+    let bad: String = (0..20).map(|u| format!("{{\"at\":\"bad\",\"user_id\":\"v{u}\",\"n\":1}}\n")).collect();
+    engine.append("clicks", &bad);
+    let stats = engine.settled_stats();
+    assert_eq!(stats["groups"]["by_n"]["entities"], 300);
+    assert_eq!(stats["sources"]["clicks"]["dead_lettered"]["wrong_type"], 20);
+    engine.append("clicks", &lines(0..5, START_MS + DAY_MS));
+    eventually("295 idle entities are still there", || {
+        engine.get("/v1/stats").1["groups"]["by_n"]["entities"] == 5
+    });
+    engine.stop();
+}
+
 #[test]
 fn old_events_leave_the_rows_of_a_busy_entity() {
     let place = Place::new(DEFINITIONS, "checkpoint_interval: 200ms\nlog: { embedded: { partitions: 1 } }");
