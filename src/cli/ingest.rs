@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -16,6 +16,10 @@ use super::{Failure, Outcome, load_settings, server_url};
 
 /// Bytes that one request carries, unless the engine takes less.
 const BODY_BYTES: usize = 4 << 20;
+
+/// How long an engine may answer that it is busy, and between two tries.
+const BUSY_MAX: Duration = Duration::from_secs(60);
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
 
 /// Arguments of `ingest`.
 #[derive(Args)]
@@ -94,12 +98,20 @@ pub fn ingest(arguments: &IngestArguments) -> Outcome {
 fn ndjson(input: Box<dyn Read>, sender: &mut Sender) -> Outcome {
     let mut reader = BufReader::with_capacity(1 << 20, input);
     let mut line = Vec::new();
+    let wrong = |e: std::io::Error| Failure::Input(format!("error: cannot read on: {e}"));
+    // Room for the end of the line.
+    let line_max = sender.body_max as u64 + 2;
     for number in 1.. {
         line.clear();
-        let read = reader.read_until(b'\n', &mut line);
-        match read.map_err(|e| Failure::Input(format!("error: cannot read on: {e}")))? {
-            0 => return Ok(()),
-            n => sender.progress.inc(n as u64),
+        let read = reader.by_ref().take(line_max).read_until(b'\n', &mut line).map_err(wrong)?;
+        if read == 0 {
+            break;
+        }
+        sender.progress.inc(read as u64);
+        if read as u64 == line_max && !line.ends_with(b"\n") {
+            let length = read as u64 + skip_line(&mut reader, &sender.progress).map_err(wrong)?;
+            sender.leave_out_long(number, length);
+            continue;
         }
         let event = line.trim_ascii_end();
         if !event.trim_ascii().is_empty() {
@@ -107,6 +119,22 @@ fn ndjson(input: Box<dyn Read>, sender: &mut Sender) -> Outcome {
         }
     }
     Ok(())
+}
+
+/// Passes the rest of a line. Returns its length.
+fn skip_line(reader: &mut impl BufRead, progress: &ProgressBar) -> std::io::Result<u64> {
+    let mut length = 0;
+    loop {
+        let buffer = reader.fill_buf()?;
+        let end = buffer.iter().position(|b| *b == b'\n');
+        let passed = end.map_or(buffer.len(), |at| at + 1);
+        reader.consume(passed);
+        progress.inc(passed as u64);
+        length += passed as u64;
+        if end.is_some() || passed == 0 {
+            return Ok(length);
+        }
+    }
 }
 
 /// Collects events into requests, in order.
@@ -155,11 +183,7 @@ impl Sender {
     /// Appends the event on `line` of the file (of Parquet: row), some time.
     pub fn add(&mut self, event: &[u8], line: u64) -> Outcome {
         if event.len() + 1 > self.body_max {
-            let (length, most) = (event.len(), self.body_max);
-            self.left_out += 1;
-            self.say(&format!(
-                "line {line} is left out: {length} bytes; expected less than {most} (`limits.append_body`)"
-            ));
+            self.leave_out_long(line, event.len() as u64);
             return Ok(());
         }
         if !self.body.is_empty() && self.body.len() + event.len() + 1 > self.body_full {
@@ -170,15 +194,23 @@ impl Sender {
         Ok(())
     }
 
+    fn leave_out_long(&mut self, line: u64, length: u64) {
+        let most = self.body_max;
+        self.leave_out(line, &format!("{length} bytes; expected less than {most} (`limits.append_body`)"));
+    }
+
+    /// Leaves out what stands on `line`, which the command ends with saying.
+    pub fn leave_out(&mut self, line: u64, why: &str) {
+        self.left_out += 1;
+        self.say(&format!("line {line} is left out: {why}"));
+    }
+
     /// Says something beside the progress bar.
     pub fn say(&self, text: &str) {
         self.progress.suspend(|| eprintln!("{text}"));
     }
 
-    fn send(&mut self) -> Outcome {
-        if self.body.is_empty() {
-            return Ok(());
-        }
+    fn post(&self) -> Result<(u16, Json), Failure> {
         let unreachable =
             |e: ureq::Error| Failure::Engine(format!("error: {}: {e} (is `thalweg run` up?)", self.url));
         let mut response = self
@@ -188,14 +220,30 @@ impl Sender {
             .send(&self.body[..])
             .map_err(unreachable)?;
         let status = response.status().as_u16();
-        let answer: Json = response
-            .body_mut()
-            .read_json()
-            .map_err(|e| Failure::Engine(format!("error: {}: {e}", self.url)))?;
+        let answer = response.body_mut().read_json();
+        Ok((status, answer.map_err(|e| Failure::Engine(format!("error: {}: {e}", self.url)))?))
+    }
+
+    fn send(&mut self) -> Outcome {
+        if self.body.is_empty() {
+            return Ok(());
+        }
+        let asked = Instant::now();
+        let mut answered = self.post()?;
+        // It has more to do than it takes at once.
+        while answered.0 == 429 && asked.elapsed() < BUSY_MAX {
+            std::thread::sleep(BUSY_PAUSE);
+            answered = self.post()?;
+        }
+        let (status, answer) = answered;
         if status != 200 {
             let message = answer["error"]["message"].as_str().unwrap_or("no reason given");
             let text = format!("error: after {} events: {message}", self.appended);
-            return Err(if status < 500 { Failure::Input(text) } else { Failure::Engine(text) });
+            return Err(if status < 500 && status != 429 {
+                Failure::Input(text)
+            } else {
+                Failure::Engine(text)
+            });
         }
         self.appended += answer["appended"].as_u64().unwrap_or(0);
         for (topic, by) in answer["positions"].as_object().into_iter().flatten() {

@@ -4,7 +4,7 @@ use serde_json::{Value as Json, json};
 
 use crate::harness::{Place, get, inspect, run};
 
-const DEFINITIONS: &str = "
+pub const DEFINITIONS: &str = "
 entities:
   user: { key: user_id, type: string }
   shop: { key: [shop_id, city], type: [int64, string] }
@@ -40,9 +40,9 @@ feature_groups:
 ";
 
 const NOON: &str = "2026-01-01T12:00:00Z";
-const NOON_MS: i64 = 1_767_268_800_000;
+pub const NOON_MS: i64 = 1_767_268_800_000;
 
-fn event(id: u32, user: &str, shop: i64, minutes_before_noon: i64, amount: f64) -> String {
+pub fn event(id: u32, user: &str, shop: i64, minutes_before_noon: i64, amount: f64) -> String {
     let at = NOON_MS - minutes_before_noon * 60_000;
     json!({"id": format!("e{id}"), "at": at, "user_id": user, "shop_id": shop, "city": "X", "amount": amount})
         .to_string()
@@ -260,31 +260,6 @@ fn ingest_and_get_find_the_running_engine_and_end_with_the_right_codes() {
 }
 
 #[test]
-fn what_cannot_be_ingested_keeps_nothing_else_back() {
-    let place = Place::new(DEFINITIONS, "limits: { append_body: 64KiB }");
-    let config = place.config();
-    let config = config.to_str().expect("UTF-8");
-    let engine = place.start();
-    let huge = format!("{{\"note\":\"{}\"}}", "x".repeat(64 << 10));
-    let lines = [event(1, "ann", 7, 1, 2.5), huge, event(2, "ann", 7, 1, 2.5)].join("\n");
-    let (code, out, said) = run(&["ingest", "--config", config, "--topic", "payments", "-"], Some(&lines));
-    assert_eq!(code, 1, "{said}");
-    assert!(said.contains("line 2 is left out") && out.contains("\"appended\":2"), "{said} {out}");
-    let csv = place.folder.path().join("ragged.csv");
-    let at = NOON_MS - 30_000;
-    let rows = format!("at,user_id,amount,city\n{at},ann,1.5\n{at},ann,1.5,\n{at},bob,1.5,X,Y\n");
-    std::fs::write(&csv, rows).expect("writable");
-    let (code, _, said) =
-        run(&["ingest", "--config", config, "--topic", "payments", csv.to_str().expect("UTF-8")], None);
-    assert_eq!(code, 0, "{said}");
-    assert!(said.contains("line 2 becomes a dead letter") && said.contains("line 4"), "{said}");
-    let stats = engine.settled_stats();
-    assert_eq!(stats["sources"]["payments"]["accepted"], 3, "{stats}");
-    assert_eq!(stats["sources"]["payments"]["dead_lettered"]["malformed"], 2);
-    engine.stop();
-}
-
-#[test]
 fn an_engine_and_a_stopped_folder_can_be_looked_into() {
     let place = Place::new(DEFINITIONS, "");
     let config = place.config();
@@ -318,42 +293,6 @@ fn an_engine_and_a_stopped_folder_can_be_looked_into() {
     engine.stop();
     looks();
     assert_eq!(std::fs::read(&lock).expect("it is there"), held, "looking writes nothing");
-}
-
-#[test]
-fn rows_of_parquet_become_events() {
-    use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type};
-    use parquet::file::writer::SerializedFileWriter;
-    let place = Place::new(DEFINITIONS, "");
-    let config = place.config();
-    let path = place.folder.path().join("payments.parquet");
-    let schema = "message m { required int64 at; required binary user_id (UTF8); optional double amount; }";
-    let schema = parquet::schema::parser::parse_message_type(schema).expect("a schema");
-    let file = std::fs::File::create(&path).expect("writable");
-    let mut writer =
-        SerializedFileWriter::new(file, schema.into(), std::sync::Arc::default()).expect("a writer");
-    let mut rows = writer.next_row_group().expect("a row group");
-    let mut column = rows.next_column().expect("writable").expect("a column");
-    column.typed::<Int64Type>().write_batch(&[NOON_MS - 2000, NOON_MS - 1000], None, None).expect("written");
-    column.close().expect("written");
-    let mut column = rows.next_column().expect("writable").expect("a column");
-    let users = [ByteArray::from("ann"), ByteArray::from("ann")];
-    column.typed::<ByteArrayType>().write_batch(&users, None, None).expect("written");
-    column.close().expect("written");
-    let mut column = rows.next_column().expect("writable").expect("a column");
-    column.typed::<DoubleType>().write_batch(&[2.5], Some(&[1, 0]), None).expect("written");
-    column.close().expect("written");
-    rows.close().expect("written");
-    writer.close().expect("written");
-    let engine = place.start();
-    let arguments = ["ingest", "--config", config.to_str().expect("UTF-8"), "--topic", "payments"];
-    let (code, out, said) = run(&[&arguments[..], &[path.to_str().expect("UTF-8")]].concat(), None);
-    assert_eq!(code, 0, "{said}");
-    assert!(out.contains("\"appended\":2"), "{out}");
-    let stats = engine.settled_stats();
-    assert_eq!(stats["sources"]["payments"]["accepted"].as_u64(), Some(1), "{stats}");
-    assert_eq!(stats["sources"]["payments"]["dead_lettered"]["missing_field"], 1, "an empty cell is null");
-    engine.stop();
 }
 
 #[test]

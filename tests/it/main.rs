@@ -12,6 +12,7 @@ mod examples;
 mod faults;
 mod harness;
 mod housekeeping;
+mod ingest;
 mod kafka;
 mod sketches;
 mod tidy;
