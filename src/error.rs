@@ -63,6 +63,24 @@ impl Error {
         Self::new(ErrorKind::Corrupted, message)
     }
 
+    /// What RocksDB has said of `what`.
+    #[cfg(feature = "rocksdb")]
+    pub fn of_storage(what: &str, error: &rocksdb::Error) -> Self {
+        use rocksdb::ErrorKind as Kind;
+        let message = format!("{what}: {error}");
+        match error.kind() {
+            Kind::Corruption => Self::corrupted(message),
+            // A full disk, too many open files: what may pass.
+            Kind::IOError
+            | Kind::Busy
+            | Kind::TimedOut
+            | Kind::TryAgain
+            | Kind::Incomplete
+            | Kind::Aborted => Self::unavailable(message),
+            _ => Self::internal(message),
+        }
+    }
+
     /// A defect or a failing machine.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(ErrorKind::Internal, message)

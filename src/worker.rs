@@ -123,7 +123,8 @@ impl Loop {
         let WorkerOptions {
             mut runners, session, host, lease, commit_interval, metrics, pulse, stop, ..
         } = options;
-        let (owned, taken_over, flight, aborted) = (Vec::new(), unbounded(), None, None);
+        let owned = runners.iter().map(|r| input_of(r.task())).collect();
+        let (taken_over, flight, aborted) = (unbounded(), None, None);
         runners.iter_mut().for_each(Runner::hold);
         Self {
             runners,
@@ -165,6 +166,7 @@ impl Loop {
                 }
                 is_pressed |= runner.is_under_pressure();
             }
+            self.end_interrupted();
             // Events are applied while a commit is under way; who waits for memory waits for it.
             let is_settled = self.settle(if is_pressed { IDLE_WAIT } else { Duration::ZERO });
             if is_settled && (is_pressed || committed_at.elapsed() >= self.commit_interval) {
@@ -361,13 +363,13 @@ impl Loop {
         match outcome {
             Outcome::Committed(barriers) => {
                 for (i, (task, handle)) in tasks.iter().zip(pending).enumerate() {
-                    let Some(runner) = self.runners.iter_mut().find(|r| r.task().name == *task) else {
-                        continue;
-                    };
-                    if let Err(error) = runner.complete_commit(handle, barriers.get(i).copied()) {
-                        runner.fail(&format!("commit: {error}"));
+                    if let Some(runner) = self.runners.iter_mut().find(|r| r.task().name == *task)
+                        && let Err(error) = runner.complete_commit(handle, barriers.get(i).copied())
+                    {
+                        runner.interrupt(error);
                     }
                 }
+                self.end_interrupted();
             }
             Outcome::Aborted(_, commits) if !tasks.is_empty() => {
                 self.aborted = Some(commits.into_iter().zip(pending).collect());
@@ -403,10 +405,20 @@ impl Loop {
             match runner.prepare_commit(everything) {
                 Ok(Some(one)) => prepared.push(one),
                 Ok(None) => {}
-                Err(error) => runner.fail(&error.to_string()),
+                Err(error) => runner.interrupt(error),
             }
         }
         prepared
+    }
+
+    /// Ends tasks that cannot go on as they are, and takes them over anew.
+    fn end_interrupted(&mut self) {
+        let ended = self.runners.iter().filter_map(|r| Some((r.task().name.clone(), r.interrupted()?)));
+        let (tasks, why): (Vec<String>, Vec<String>) = ended.unzip();
+        if let Some(why) = why.first() {
+            tracing::error!("{}: {why}: taken over anew", tasks.join(", "));
+            self.end(&tasks, why);
+        }
     }
 
     /// Others may own these tasks, or their outcome is unknown: what they hold is worth nothing

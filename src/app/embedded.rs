@@ -4,8 +4,12 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
-use super::{Engine, Expired, Housekeeper, Opened, Parts, Place, input_topics, limits_of, task_of};
+use crossbeam_channel::Sender;
+
+use super::takeover::{Mine, take_over};
+use super::{Engine, Expired, Housekeeper, Opened, Parts, Place, input_topics, limits_of, random, task_of};
 use crate::clock::{Clock, SystemClock};
 use crate::config::settings::{Fsync, Settings};
 use crate::error::{Error, Result};
@@ -16,7 +20,10 @@ use crate::state::{RocksStore, SharedStore};
 use crate::task::{Runner, RunnerOptions, Task};
 use crate::telemetry::Metrics;
 use crate::topology::Topology;
-use crate::worker::{Worker, WorkerOptions};
+use crate::worker::{Host, Worker, WorkerOptions};
+
+/// Pause before tasks that were ended are opened anew.
+const BEFORE_RETAKE: Duration = Duration::from_millis(500);
 
 /// Opens a data folder that no process holds, to look inside. What was committed but not yet in
 /// the stores is redone in memory; nothing is written.
@@ -64,6 +71,7 @@ pub fn open_read_only(settings: &Settings, topology: Topology) -> Result<View> {
 }
 
 pub(super) fn start(parts: Parts, hold: File) -> Result<Engine> {
+    let parts = Arc::new(parts);
     let settings = &parts.settings;
     let options = LogOptions {
         fsync: match settings.fsync {
@@ -80,20 +88,22 @@ pub(super) fn start(parts: Parts, hold: File) -> Result<Engine> {
     for topic in input_topics(&parts.topology, &settings.app) {
         log.create_topic(&topic, settings.partitions)?;
     }
-    log.create_topic(&format!("{}-dead-letters", settings.app), settings.partitions)?;
-    for topic in parts.topology.groups.iter().filter_map(|g| g.feature_topic(&settings.app)) {
-        log.create_topic(&topic, settings.partitions)?;
+    let features = parts.topology.groups.iter().filter_map(|g| g.feature_topic(&settings.app));
+    let outputs: Vec<String> = features.chain([format!("{}-dead-letters", settings.app)]).collect();
+    for topic in &outputs {
+        log.create_topic(topic, settings.partitions)?;
     }
     let tasks = open_tasks(&parts.topology, settings, &|topic, p| parts.open_store(topic, p))?;
     let view = parts.view(&log);
     let opened: Opened = Box::new(contains_all(&view, &parts.topology));
+    view.set_tasks(tasks.clone());
     let workers = start_workers(&parts, &view, &tasks, &embedded)?;
-    view.set_tasks(tasks);
     let stop = Arc::new(AtomicBool::new(false));
     let housekeeper = Housekeeper {
         view: Arc::clone(&view),
         every: settings.checkpoint_interval / 2,
         expired: expired(embedded, settings, Arc::clone(&parts.clock)),
+        outputs: outputs.into_iter().map(|topic| (topic, settings.partitions)).collect(),
         stop: Arc::clone(&stop),
     };
     let helpers = vec![housekeeper.start()?];
@@ -120,12 +130,12 @@ fn contains_all(view: &Arc<View>, topology: &Topology) -> impl Fn() -> bool + us
 
 fn expired(log: Arc<EmbeddedLog>, settings: &Settings, clock: Arc<dyn Clock>) -> Expired {
     let (time, bytes) = (settings.retention_time, settings.retention_bytes);
-    Box::new(move |task| {
+    Box::new(move |topic, partition| {
         if time.is_none() && bytes.is_none() {
             return Ok(0);
         }
         let before = time.map(|t| clock.now() - t);
-        log.expired(&task.topic, task.partition, before, bytes)
+        log.expired(topic, partition, before, bytes)
     })
 }
 
@@ -147,8 +157,8 @@ fn open_tasks(
 }
 
 fn start_workers(
-    parts: &Parts,
-    view: &View,
+    parts: &Arc<Parts>,
+    view: &Arc<View>,
     tasks: &[Arc<Task>],
     log: &Arc<EmbeddedLog>,
 ) -> Result<Vec<Worker>> {
@@ -166,11 +176,23 @@ fn start_workers(
         .into_iter()
         .enumerate()
         .map(|(index, runners)| {
+            let host = LocalHost {
+                parts: Arc::clone(parts),
+                log: Arc::clone(log),
+                view: Arc::clone(view),
+                options: options.clone(),
+                mine: Mine::default(),
+            };
+            for runner in &runners {
+                let task = runner.task();
+                let (topic, partition) = (task.topic.clone(), task.partition);
+                host.mine.add(Place { topic, partition, incarnation: task.incarnation });
+            }
             Worker::start(WorkerOptions {
                 index,
                 runners,
                 session: Box::new(LocalSession::new(Arc::clone(log) as Arc<dyn LocalLog>)),
-                host: None,
+                host: Some(Box::new(host)),
                 lease: None,
                 commit_interval: parts.settings.commit_interval,
                 metrics: Arc::clone(&parts.metrics),
@@ -179,4 +201,65 @@ fn start_workers(
             })
         })
         .collect()
+}
+
+/// Opens tasks of a worker anew: a full disk or too many open files have ended them, and pass.
+#[derive(Clone)]
+struct LocalHost {
+    parts: Arc<Parts>,
+    log: Arc<EmbeddedLog>,
+    view: Arc<View>,
+    options: RunnerOptions,
+    mine: Mine,
+}
+
+impl Host for LocalHost {
+    fn take_over(&self, inputs: &[(String, u32)], done: &Sender<Runner>) {
+        for (topic, partition) in inputs {
+            let place = Place { topic: topic.clone(), partition: *partition, incarnation: random() };
+            self.mine.add(place.clone());
+            let (host, done) = (self.clone(), done.clone());
+            let thread = std::thread::Builder::new().name(format!("takeover-{partition}"));
+            if let Err(error) = thread.spawn(move || host.retake(&place, &done)) {
+                tracing::error!("{topic}/{partition}: no thread to take over: {error}");
+            }
+        }
+    }
+
+    /// What is given up lets its store go.
+    fn keep_only(&self, inputs: &[(String, u32)]) {
+        let gone = self.mine.keep_only(inputs);
+        let is_gone = |t: &Task| gone.iter().any(|p| p.topic == t.topic && p.partition == t.partition);
+        self.view.change_tasks(|tasks| tasks.retain(|t| !is_gone(t)));
+    }
+
+    fn is_wanted(&self, incarnation: u64) -> bool {
+        self.mine.has(incarnation)
+    }
+}
+
+impl LocalHost {
+    /// Opens the store anew, which takes no more writes once one has failed, and goes on from there.
+    fn retake(&self, place: &Place, done: &Sender<Runner>) {
+        let is_wanted = || self.mine.has(place.incarnation);
+        let store = loop {
+            // What has ended it is hardly over yet.
+            std::thread::sleep(BEFORE_RETAKE);
+            if !is_wanted() {
+                return;
+            }
+            match self.parts.open_store(&place.topic, place.partition) {
+                Ok(store) => break store,
+                Err(error) => tracing::warn!("{}/{}: {error}; trying again", place.topic, place.partition),
+            }
+        };
+        let task = Arc::new(task_of(&self.parts.topology, &self.parts.settings.app, place, store));
+        if self.mine.show(&self.view, &task) {
+            take_over(&task, &is_wanted, done, |task| {
+                let from = self.log.resume_point(&task.name, &task.topic, task.partition)?;
+                let log = Arc::clone(&self.log) as Arc<dyn Log>;
+                Runner::take_over(Arc::clone(task), log, &from, self.options.clone())
+            });
+        }
+    }
 }

@@ -1,19 +1,16 @@
 //! An engine on Kafka: workers join a group, and take over the partitions that it gives them.
 
 use std::fs::File;
-use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crossbeam_channel::Sender;
-use parking_lot::Mutex;
-
 use super::members::Members;
 use super::recovery::Recovery;
 use super::standby::Standbys;
-use super::{Engine, Housekeeper, Opened, Parts, Place, input_topics, task_of};
+use super::takeover::{Mine, take_over};
+use super::{Engine, Housekeeper, Opened, Parts, Place, input_topics, random, task_of};
 use crate::config::settings::{KafkaSettings, Settings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{KafkaLog, KafkaOptions, KafkaSession, Log, ResumePoint, TopicKind};
@@ -23,9 +20,8 @@ use crate::serving::{GrpcPeers, View};
 use crate::state::SharedStore;
 use crate::task::{Lease, Runner, RunnerOptions, Task, txn_id_of};
 use crate::worker::{Host, Worker, WorkerOptions};
+use crossbeam_channel::Sender;
 
-/// Pause before a takeover that failed for a passing reason is tried again.
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Pause while another task of this process still holds the store.
 const HELD_PAUSE: Duration = Duration::from_millis(50);
 
@@ -67,7 +63,9 @@ pub(super) fn start(parts: Parts, kafka: &KafkaSettings, hold: File) -> Result<E
     let housekeeper = Housekeeper {
         view: Arc::clone(&view),
         every: interval / 2,
-        expired: Box::new(|_| Ok(0)),
+        // Brokers keep to their own retention.
+        expired: Box::new(|_, _| Ok(0)),
+        outputs: Vec::new(),
         stop: Arc::clone(&stop),
     };
     let members = Members {
@@ -125,13 +123,13 @@ impl Node {
             log: Arc::clone(&self.log),
             view: Arc::clone(&self.view),
             options: self.options.clone(),
-            mine: Arc::default(),
+            mine: Mine::default(),
         };
-        let (mine, view) = (Arc::clone(&host.mine), Arc::clone(&self.view));
+        let (mine, view) = (host.mine.clone(), Arc::clone(&self.view));
         let is_open: Opened = Box::new(move || {
             let owned = view.owned();
             let is_shown = |p: &Place| owned.tasks.iter().any(|t| t.incarnation == p.incarnation);
-            mine.lock().as_ref().is_some_and(|mine| mine.iter().all(is_shown))
+            mine.all(is_shown)
         });
         let topics: Vec<&str> = inputs.iter().map(String::as_str).collect();
         let session = KafkaSession::join(self.log.options(), index, &topics, Arc::clone(&self.stop))?;
@@ -179,10 +177,6 @@ fn node_name(data_dir: &Path) -> Result<String> {
     Ok(name)
 }
 
-pub(super) fn random() -> u64 {
-    RandomState::new().hash_one(std::process::id())
-}
-
 /// Opens tasks for one worker.
 struct KafkaHost {
     parts: Arc<Parts>,
@@ -193,18 +187,15 @@ struct KafkaHost {
     mine: Mine,
 }
 
-/// Tasks of a worker, once it knows of any. A takeover goes on as long as its task is among them.
-type Mine = Arc<Mutex<Option<Vec<Place>>>>;
-
 impl Host for KafkaHost {
     fn take_over(&self, inputs: &[(String, u32)], done: &Sender<Runner>) {
         for (topic, partition) in inputs {
             let wanted = Place { topic: topic.clone(), partition: *partition, incarnation: random() };
-            self.mine.lock().get_or_insert_default().push(wanted.clone());
+            self.mine.add(wanted.clone());
             // A standby of this node lets the store go.
             self.parts.taken.lock().insert((topic.clone(), *partition));
-            let (mine, place) = (Arc::clone(&self.mine), wanted.clone());
-            let is_wanted = move || mine.lock().iter().flatten().any(|p| *p == place);
+            let (mine, name) = (self.mine.clone(), wanted.incarnation);
+            let is_wanted = move || mine.has(name);
             let takeover = Takeover {
                 recovery: Recovery {
                     parts: Arc::clone(&self.parts),
@@ -215,7 +206,7 @@ impl Host for KafkaHost {
                 view: Arc::clone(&self.view),
                 options: self.options.clone(),
                 lease: Arc::clone(&self.lease),
-                mine: Arc::clone(&self.mine),
+                mine: self.mine.clone(),
             };
             let done = done.clone();
             let thread = std::thread::Builder::new().name(format!("takeover-{partition}"));
@@ -223,22 +214,16 @@ impl Host for KafkaHost {
                 tracing::error!("{topic}/{partition}: no thread to take over: {error}");
             }
         }
-        // Nothing to own is also something to know.
-        self.mine.lock().get_or_insert_default();
+        self.mine.settle();
     }
 
     fn is_wanted(&self, incarnation: u64) -> bool {
-        self.mine.lock().iter().flatten().any(|w| w.incarnation == incarnation)
+        self.mine.has(incarnation)
     }
 
     fn keep_only(&self, inputs: &[(String, u32)]) {
-        let is_kept = |w: &Place| inputs.iter().any(|(t, p)| *t == w.topic && *p == w.partition);
-        let mut mine = self.mine.lock();
-        let Some(all) = mine.take() else { return };
-        let (kept, gone): (Vec<Place>, Vec<Place>) = all.into_iter().partition(is_kept);
-        *mine = Some(kept);
+        let gone = self.mine.keep_only(inputs);
         self.parts.taken.lock().retain(|(t, p)| !gone.iter().any(|w| w.topic == *t && w.partition == *p));
-        drop(mine);
         self.view.change_tasks(|tasks| {
             // Another worker of this node may have taken one over in the meantime.
             tasks.retain(|t| !gone.iter().any(|w| w.incarnation == t.incarnation));
@@ -267,25 +252,8 @@ impl Takeover {
         let mut task = task_of(&self.recovery.parts.topology, app, &self.recovery.place, store);
         task.lease = lease;
         let task = Arc::new(task);
-        if !self.show(&task) {
-            return;
-        }
-        while self.is_wanted() {
-            match self.try_once(&task) {
-                Ok(runner) => {
-                    // The worker may have ended; then nobody misses the task.
-                    let _ = done.send(runner);
-                    return;
-                }
-                Err(error) if error.kind == ErrorKind::Unavailable => {
-                    tracing::warn!(task = %task.name, "takeover: {error}; trying again");
-                    std::thread::sleep(RETRY_PAUSE);
-                }
-                Err(error) => {
-                    task.fail(&error.to_string());
-                    return;
-                }
-            }
+        if self.mine.show(&self.view, &task) {
+            take_over(&task, &*self.recovery.is_wanted, done, |task| self.try_once(task));
         }
     }
 
@@ -313,21 +281,6 @@ impl Takeover {
             std::thread::sleep(HELD_PAUSE);
         }
         None
-    }
-
-    /// Shows the task to readers, in place of another for the same input. Returns whether it is wanted
-    /// at all: one that was given up in the meantime would be shown for ever, and hold its store.
-    fn show(&self, task: &Arc<Task>) -> bool {
-        // Who gives it up first forgets it here, and then hides it.
-        let mine = self.mine.lock();
-        let is_wanted = mine.iter().flatten().any(|p| *p == self.recovery.place);
-        if is_wanted {
-            self.view.change_tasks(|tasks| {
-                tasks.retain(|t| t.name != task.name);
-                tasks.push(Arc::clone(task));
-            });
-        }
-        is_wanted
     }
 
     fn try_once(&self, task: &Arc<Task>) -> Result<Runner> {

@@ -9,10 +9,12 @@ mod members;
 mod recovery;
 #[cfg(feature = "kafka")]
 mod standby;
+mod takeover;
 
 #[cfg(feature = "kafka")]
 use std::collections::HashSet;
 use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
@@ -171,6 +173,11 @@ impl Parts {
     }
 }
 
+/// A name that no other takeover has.
+fn random() -> u64 {
+    RandomState::new().hash_one(std::process::id())
+}
+
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
@@ -280,12 +287,14 @@ impl Engine {
 struct Housekeeper {
     view: Arc<View>,
     every: Duration,
-    /// Offset of an input below which retention may cut.
+    /// Offset of a partition below which retention may cut.
     expired: Expired,
+    /// Topics that are only written, with their numbers of partitions.
+    outputs: Vec<(String, u32)>,
     stop: Arc<AtomicBool>,
 }
 
-type Expired = Box<dyn Fn(&Task) -> Result<Offset> + Send>;
+type Expired = Box<dyn Fn(&str, u32) -> Result<Offset> + Send>;
 
 impl Housekeeper {
     fn start(self) -> Result<JoinHandle<()>> {
@@ -306,6 +315,15 @@ impl Housekeeper {
                     tracing::warn!(task = %name, "housekeeping: {error}");
                 }
             }
+            for (topic, partitions) in &self.outputs {
+                for partition in 0..*partitions {
+                    let cut = (self.expired)(topic, partition)
+                        .and_then(|cut| self.view.log.purge(topic, partition, cut));
+                    if let Err(error) = cut {
+                        tracing::warn!("housekeeping of {topic}/{partition}: {error}");
+                    }
+                }
+            }
         }
     }
 
@@ -316,7 +334,7 @@ impl Housekeeper {
         task.store.flush()?;
         let cut = match task.input {
             TaskInput::Repartition => barrier,
-            TaskInput::Topic { .. } => (self.expired)(&task)?.min(barrier),
+            TaskInput::Topic { .. } => (self.expired)(&task.topic, task.partition)?.min(barrier),
         };
         let (topic, partition) = (task.topic.clone(), task.partition);
         // Brokers that do not answer must not keep the store from its next task.

@@ -82,7 +82,7 @@ impl Standbys {
 
     fn begin(&mut self, input: (String, u32)) {
         let stop = Arc::new(AtomicBool::new(false));
-        let place = Place { topic: input.0.clone(), partition: input.1, incarnation: super::kafka::random() };
+        let place = Place { topic: input.0.clone(), partition: input.1, incarnation: super::random() };
         let (parts, ended, wanted) = (Arc::clone(&self.parts), Arc::clone(&stop), input.clone());
         // A worker that takes it over wants the store.
         let is_wanted = move || !ended.load(Ordering::Acquire) && !parts.taken.lock().contains(&wanted);

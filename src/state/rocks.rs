@@ -38,7 +38,7 @@ pub struct RocksStore {
 }
 
 fn failed(what: &str) -> impl FnOnce(rocksdb::Error) -> Error + '_ {
-    move |e| Error::internal(format!("{what}: {e}"))
+    move |e| Error::of_storage(what, &e)
 }
 
 fn not_opened(error: rocksdb::Error) -> Error {

@@ -11,7 +11,7 @@ use super::barrier::{Barrier, STORE_KEY};
 use super::runner::Runner;
 use super::{Status, StoreMeta, Task, TaskInput};
 use crate::codec::repartition::Marker;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::fault::crash_point;
 use crate::log::{Append, Start, TaskCommit};
 use crate::model::{Change, Millis, Offset};
@@ -281,5 +281,19 @@ impl Runner {
     /// The task cannot go on.
     pub fn fail(&self, why: &str) {
         self.task.fail(why);
+    }
+
+    /// The task cannot go on as it is; if what is wrong may pass, another takeover may.
+    pub fn interrupt(&mut self, error: Error) {
+        if error.kind == ErrorKind::Unavailable {
+            self.interrupted = Some(error.to_string());
+        } else {
+            self.fail(&error.to_string());
+        }
+    }
+
+    /// Why it cannot go on as it is.
+    pub fn interrupted(&self) -> Option<String> {
+        self.interrupted.clone()
     }
 }

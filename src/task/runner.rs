@@ -128,6 +128,8 @@ pub struct Runner {
     used: usize,
     dead_letter_partitions: u32,
     hold: Option<Hold>,
+    /// Why it is to be taken over anew.
+    pub(super) interrupted: Option<String>,
 }
 
 /// Says of a task that nobody applies its records any more, also when the worker has panicked.
@@ -185,6 +187,7 @@ impl Runner {
             used: 0,
             dead_letter_partitions,
             hold: None,
+            interrupted: None,
             task,
             log,
             options,
@@ -201,13 +204,13 @@ impl Runner {
 
     /// Applies some of what waits in the input. Returns how many records that were.
     pub fn step(&mut self, input: &mut dyn Input) -> usize {
-        if self.task.status() == Status::Failed {
+        if self.task.status() == Status::Failed || self.interrupted.is_some() {
             return 0;
         }
         match self.try_step(input) {
             Ok(records) => records,
             Err(error) => {
-                self.task.fail(&error.to_string());
+                self.interrupt(error);
                 0
             }
         }

@@ -118,12 +118,19 @@ fn retention_cuts_the_log_but_nothing_that_a_restart_needs() {
     for hour in 0..100 {
         engine.append("clicks", &clicks(0..200, START_MS + hour * 60_000));
     }
-    let before = engine.settled_stats();
+    engine.settled_stats();
     let first = |engine: &crate::harness::Engine| {
         let (_, log) = get(&format!("{}/v1/inspect/log/clicks/0/0/1", engine.operate));
         log[0]["offset"].as_u64().expect("an offset")
     };
     eventually("the log is not cut", || first(&engine) > 0);
+    // What nobody could read does not fill the disk either.
+    engine.append("clicks", &format!("no event {}\n", "x".repeat(100)).repeat(8000));
+    eventually("dead letters are kept for ever", || {
+        let (_, log) = get(&format!("{}/v1/inspect/log/test-dead-letters/0/0/1", engine.operate));
+        log[0]["offset"].as_u64().is_some_and(|first| first > 0)
+    });
+    let before = engine.settled_stats();
     engine.kill();
     let engine = place.start();
     assert!(first(&engine) > 0);
@@ -138,6 +145,56 @@ fn retention_cuts_the_log_but_nothing_that_a_restart_needs() {
     let values =
         engine.values(&["by_user:n_1h"], json!({"user_id": ["u7"]}), "2026-01-01T13:39:00Z", &json!({}));
     assert_eq!(values["n_1h"], json!([60, "PRESENT"]));
+    engine.stop();
+}
+
+/// A full disk, or files that cannot be opened for a while: tasks end, and go on by themselves.
+#[cfg(target_os = "linux")]
+#[test]
+fn too_many_open_files_are_survived() {
+    let place = Place::new(DEFINITIONS, "checkpoint_interval: 200ms\nlog: { embedded: { partitions: 1 } }");
+    let engine = place.start();
+    // One connection for all requests: no other could be opened.
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(Duration::from_secs(10)))
+        .build()
+        .into();
+    let append = |users: std::ops::Range<u32>| {
+        let url = format!("{}/v1/events/clicks", engine.rest);
+        let sent = agent.post(&url).header("content-type", "application/x-ndjson");
+        let mut sent = sent.send(clicks(users, START_MS)).expect("an answer");
+        // Else the connection is not free for the next.
+        sent.body_mut().read_to_string().expect("text");
+        sent.status().as_u16()
+    };
+    let is_running = || {
+        let mut health = agent.get(format!("{}/v1/health", engine.rest)).call().expect("an answer");
+        health.body_mut().read_to_string().expect("text").contains("\"state\":\"running\"")
+    };
+    assert_eq!(append(0..100), 200);
+    let process = format!("/proc/{}", engine.id());
+    let open = std::fs::read_dir(format!("{process}/fd")).expect("readable").count();
+    let limit = |soft: &str| {
+        let mut command = std::process::Command::new("prlimit");
+        let set = command.args(["--pid", &engine.id().to_string(), &format!("--nofile={soft}:")]).status();
+        assert!(set.expect("prlimit is there").success());
+    };
+    let limits = std::fs::read_to_string(format!("{process}/limits")).expect("readable");
+    let before = limits.lines().find(|l| l.starts_with("Max open files")).expect("a line");
+    let before = before.split_whitespace().nth(3).expect("a number").to_owned();
+    limit(&open.saturating_sub(2).to_string());
+    let mut user = 100;
+    eventually("a task that cannot write goes on", || {
+        append(user..user + 10);
+        user += 10;
+        !is_running()
+    });
+    limit(&before);
+    eventually("the task has not come back", || append(0..1) == 200 && is_running());
+    let stats = engine.settled_stats();
+    assert_eq!(stats["groups"]["by_user"]["applied"], stats["sources"]["clicks"]["accepted"]);
+    assert!(stats["groups"]["by_user"]["entities"].as_u64() > Some(100));
     engine.stop();
 }
 

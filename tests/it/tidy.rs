@@ -79,7 +79,7 @@ const OWNED: [(&str, &[&str]); 9] = [
     ("datasketches::", &["src/operator/sketch.rs"]),
     ("allow(unsafe_code)", &["src/log/kafka/native.rs"]),
     ("rdkafka::", &["src/log/kafka/"]),
-    ("rocksdb::", &["src/state/rocks.rs", "src/log/embedded/"]),
+    ("rocksdb::", &["src/error.rs", "src/state/rocks.rs", "src/log/embedded/"]),
     ("saphyr_parser::", &["src/config/yaml.rs"]),
     ("axum::", &["src/serving/rest.rs", "src/serving/grpc.rs", "src/cli/run.rs"]),
     ("tonic::", &["src/serving/grpc.rs", "src/serving/peers.rs", "src/cli/run.rs", "src/serving/generated/"]),

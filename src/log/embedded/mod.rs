@@ -5,6 +5,9 @@
 //! `c` + task → barrier record. One writer thread takes everything that waits into one write
 //! batch: that is the group commit.
 
+mod synced;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -12,12 +15,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Condvar, Mutex, RwLock};
-use rocksdb::{DB, DBCompressionType, Options, WriteBatch, WriteOptions};
+use rocksdb::{DB, DBCompressionType, DBRecoveryMode, Options, WriteBatch, WriteOptions};
+use synced::SyncedMark;
 use writer::Writer;
 
 use super::batch::LogBatch;
@@ -54,6 +59,9 @@ pub struct LogOptions {
     pub buffer_bytes: usize,
 }
 
+/// A file of batches; what was cut off goes with the next, about.
+const BLOB_FILE_BYTES: u64 = if cfg!(test) { 8 << 20 } else { 256 << 20 };
+
 /// What the process that holds a data folder has locked; it holds its id.
 const LOCK: &str = "LOCK";
 
@@ -62,7 +70,7 @@ const LOCK: &str = "LOCK";
 /// # Errors
 /// Another process holds it; the message names its id.
 pub fn hold_folder(folder: &Path) -> Result<File> {
-    std::fs::create_dir_all(folder)?;
+    create_folder(folder)?;
     let path = folder.join(LOCK);
     let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
     if file.try_lock().is_err() {
@@ -83,6 +91,18 @@ pub fn check_not_held(folder: &Path) -> Result<()> {
     // Without the file no process has ever held it.
     let Ok(file) = File::open(folder.join(LOCK)) else { return Ok(()) };
     if file.try_lock_shared().is_err() { Err(held(folder, file)) } else { Ok(()) }
+}
+
+/// Makes a folder, and makes sure of it: what is durable in it must not go with it.
+fn create_folder(folder: &Path) -> Result<()> {
+    let made: Vec<&Path> =
+        folder.ancestors().take_while(|f| !f.as_os_str().is_empty() && !f.exists()).collect();
+    std::fs::create_dir_all(folder)?;
+    for folder in made {
+        let parent = folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent)?.sync_all()?;
+    }
+    Ok(())
 }
 
 fn held(folder: &Path, mut lock: File) -> Error {
@@ -114,6 +134,8 @@ struct Shared {
     options: LogOptions,
     version: Mutex<u64>,
     appended: Condvar,
+    /// Bytes cut off since files were last let go.
+    cut: AtomicU64,
 }
 
 enum Request {
@@ -129,7 +151,7 @@ pub struct EmbeddedLog {
 }
 
 fn failed(what: &str) -> impl FnOnce(rocksdb::Error) -> Error + '_ {
-    move |e| Error::internal(format!("{what}: {e}"))
+    move |e| Error::of_storage(what, &e)
 }
 
 fn topic_key(topic: &str) -> Vec<u8> {
@@ -157,8 +179,12 @@ fn db_options(options: &LogOptions) -> Options {
     db.create_if_missing(true);
     db.set_enable_blob_files(true);
     db.set_min_blob_size(512);
-    db.set_blob_file_size(256 << 20);
-    db.set_enable_blob_gc(true);
+    db.set_blob_file_size(BLOB_FILE_BYTES);
+    // Files go whole, once nothing of them is left: to collect garbage would copy what is kept, again
+    // and again.
+    db.set_enable_blob_gc(false);
+    // Damage is not cut off with all that follows it.
+    db.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     db.set_blob_compression_type(DBCompressionType::Lz4);
     db.set_write_buffer_size((options.buffer_bytes / 2).max(4 << 20));
     db.set_max_write_buffer_number(2);
@@ -175,12 +201,14 @@ impl EmbeddedLog {
     /// # Errors
     /// It cannot be opened, or what it holds is unreadable.
     pub fn open(path: &Path, options: LogOptions, clock: Arc<dyn Clock>) -> Result<Self> {
-        let db = DB::open(&db_options(&options), path).map_err(failed("open the log"))?;
+        create_folder(path)?;
+        let synced = SyncedMark::open(path)?;
+        let db = synced.open_log(&db_options(&options), path)?;
         let shared = Self::shared(db, options, clock)?;
         let (queue, requests) = bounded(QUEUE);
         let writer = std::thread::Builder::new().name("log-writer".to_owned()).spawn({
             let shared = Arc::clone(&shared);
-            move || Writer::new(shared).run(&requests)
+            move || Writer::new(shared, synced).run(&requests)
         })?;
         Ok(Self { shared, queue: Some(queue), writer: Some(writer) })
     }
@@ -219,6 +247,7 @@ impl EmbeddedLog {
             options,
             version: Mutex::new(0),
             appended: Condvar::new(),
+            cut: AtomicU64::new(0),
         }))
     }
 
@@ -275,6 +304,20 @@ impl EmbeddedLog {
         }
         Ok(0)
     }
+}
+
+/// Bytes of the batches from `start` to `end`.
+fn bytes_between(db: &DB, topic: u32, partition: u32, (start, end): (Offset, Offset)) -> Result<u64> {
+    let (mut iterator, mut bytes) = (db.raw_iterator(), 0);
+    iterator.seek(batch_key(b'i', topic, partition, start));
+    let end = batch_key(b'i', topic, partition, end);
+    while let Some((_, value)) = iterator.item().filter(|(key, _)| **key < *end) {
+        let mut reader = Reader(value);
+        bytes += reader.u32().and_then(|_| reader.u64()).unwrap_or(0);
+        iterator.next();
+    }
+    iterator.status().map_err(failed("read the log"))?;
+    Ok(bytes)
 }
 
 fn load_partition(db: &DB, topic: u32, partition: u32) -> Result<Partition> {
@@ -416,18 +459,29 @@ impl Log for EmbeddedLog {
             return Ok(());
         }
         let mut batch = WriteBatch::default();
+        let cut = bytes_between(&self.shared.db, found.id, partition, (log.start, start))?;
         for kind in [b'b', b'i'] {
             let first = batch_key(kind, found.id, partition, 0);
             batch.delete_range(first, batch_key(kind, found.id, partition, start));
         }
         batch.put(batch_key(b'e', found.id, partition, 0), log.end.to_le_bytes());
         self.shared.db.write(batch).map_err(failed("purge the log"))?;
-        let range = (batch_key(b'b', found.id, partition, 0), batch_key(b'b', found.id, partition, start));
+        // The end of this range belongs to it.
+        let last = batch_key(b'b', found.id, partition, start - 1);
+        let range = (batch_key(b'b', found.id, partition, 0), last);
         self.shared.db.delete_file_in_range(range.0, range.1).map_err(failed("purge the log"))?;
         log.start = start;
         while log.recent.front().is_some_and(|b| b.next_offset() <= start) {
             let gone = log.recent.pop_front();
             log.recent_bytes -= gone.map_or(0, |b| b.size());
+        }
+        drop(log);
+        let cut = self.shared.cut.fetch_add(cut, Ordering::Relaxed) + cut;
+        if cut > BLOB_FILE_BYTES {
+            // Files of batches go with the last row that names them, which would be written anew only when
+            // much else is.
+            self.shared.cut.store(0, Ordering::Relaxed);
+            self.shared.db.compact_range(Some(b"b"), Some(b"c"));
         }
         Ok(())
     }
@@ -464,45 +518,6 @@ impl Drop for EmbeddedLog {
         if let Some(writer) = self.writer.take() {
             // A panic of the writer has been printed; there is nothing to add here.
             let _ = writer.join();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::ManualClock;
-
-    #[test]
-    fn what_was_opened_and_closed_again_can_be_looked_into() {
-        let folder = tempfile::tempdir().expect("a temporary folder");
-        let clock: Arc<dyn Clock> = Arc::new(ManualClock::default());
-        let options = || LogOptions { fsync: FsyncPolicy::Commit, recent_bytes: 0, buffer_bytes: 8 << 20 };
-        let log = EmbeddedLog::open(folder.path(), options(), Arc::clone(&clock)).expect("a new one");
-        log.create_topic("t", 1).expect("a topic");
-        let mut append = Append::to("t");
-        append.push(0, None, Some(&[b'x'; 2000]), &[]);
-        log.append(append).expect("appended");
-        let commit = TaskCommit {
-            task: "t/0".to_owned(),
-            topic: "t".to_owned(),
-            partition: 0,
-            next_offset: 1,
-            txn_id: String::new(),
-            barrier: vec![b'y'; 900],
-            rows: None,
-            appends: Vec::new(),
-            must_sync: true,
-        };
-        log.commit(vec![commit]).recv().expect("an answer").expect("committed");
-        drop(log);
-        for _ in 0..3 {
-            let log = EmbeddedLog::open_read_only(folder.path(), Arc::clone(&clock)).expect("it is there");
-            let point = log.resume_point("t/0", "t", 0).expect("readable");
-            assert_eq!((point.committed, point.end), (Some(vec![b'y'; 900]), 1));
-            assert_eq!(log.read("t", 0, 0, 100).expect("readable").len(), 1);
-            drop(log);
-            drop(EmbeddedLog::open(folder.path(), options(), Arc::clone(&clock)).expect("it goes on"));
         }
     }
 }

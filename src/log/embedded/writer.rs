@@ -8,6 +8,7 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use rocksdb::{WriteBatch, WriteOptions};
 
+use super::synced::SyncedMark;
 use super::{FsyncPolicy, GROUP_BYTES, Request, Shared, Topic, batch_key, failed, task_key};
 use crate::error::{Error, Result};
 use crate::log::Append;
@@ -18,6 +19,7 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     last_sync: Instant,
     is_unsynced: bool,
+    synced: SyncedMark,
 }
 
 /// Batches that a group commit has placed but not yet published.
@@ -29,8 +31,8 @@ enum Answer {
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, last_sync: Instant::now(), is_unsynced: false }
+    pub(super) fn new(shared: Arc<Shared>, synced: SyncedMark) -> Self {
+        Self { shared, last_sync: Instant::now(), is_unsynced: false, synced }
     }
 
     pub(super) fn run(mut self, requests: &Receiver<Request>) {
@@ -52,7 +54,7 @@ impl Writer {
             }
             for answer in answers {
                 let error = || match &written {
-                    Err(e) => Err(Error::internal(e.message.clone())),
+                    Err(e) => Err(Error::new(e.kind, e.message.clone())),
                     Ok(()) => Ok(()),
                 };
                 // A caller that has gone away no longer wants the answer.
@@ -75,7 +77,7 @@ impl Writer {
             match requests.recv_timeout(left) {
                 Ok(request) => return Some(request),
                 Err(RecvTimeoutError::Disconnected) => return None,
-                Err(RecvTimeoutError::Timeout) => match self.shared.db.flush_wal(true) {
+                Err(RecvTimeoutError::Timeout) => match self.sync() {
                     Ok(()) => {
                         self.is_unsynced = false;
                         self.last_sync = Instant::now();
@@ -85,6 +87,13 @@ impl Writer {
             }
         }
         requests.recv().ok()
+    }
+
+    fn sync(&self) -> std::result::Result<(), rocksdb::Error> {
+        let before = self.shared.db.latest_sequence_number();
+        self.shared.db.flush_wal(true)?;
+        self.synced.set(before);
+        Ok(())
     }
 
     fn place(
@@ -166,7 +175,13 @@ impl Writer {
         if sync {
             self.last_sync = Instant::now();
         }
-        self.shared.db.write_opt(writes, &options).map_err(failed("write the log"))
+        // Others write beside this: what they have by then may not be synced.
+        let least = self.shared.db.latest_sequence_number() + writes.len() as u64;
+        self.shared.db.write_opt(writes, &options).map_err(failed("write the log"))?;
+        if sync {
+            self.synced.set(least);
+        }
+        Ok(())
     }
 
     fn publish(&self, placed: Placed) {
