@@ -125,7 +125,7 @@ impl Unit {
     pub fn rows(&self) -> usize {
         let id_rows = |c: &&Chunk| matches!(c.data, ChunkData::Row(_));
         let rows = self.entries.iter().filter(|e| !e.is_tile()).count();
-        1 + rows + self.ids.chunks.iter().filter(id_rows).count()
+        1 + rows + self.ids.chunks().iter().filter(id_rows).count()
     }
 
     /// Number of events, those in tiles included.
@@ -151,7 +151,7 @@ impl Unit {
     /// Number of ids that stand in HEAD, and of rows of ids.
     pub fn id_counts(&self) -> (usize, usize) {
         let mut counts = (0, 0);
-        for chunk in &self.ids.chunks {
+        for chunk in self.ids.chunks() {
             match &chunk.data {
                 ChunkData::Here(ids) => counts.0 += ids.len(),
                 ChunkData::Row(_) => counts.1 += 1,
@@ -239,11 +239,13 @@ impl Unit {
             encode_base(base, &mut out);
         }
         encode_entries(&self.entries, &mut out);
-        out.extend((self.ids.chunks.len() as u32).to_le_bytes());
-        for chunk in &self.ids.chunks {
+        out.extend((self.ids.chunks().len() as u32).to_le_bytes());
+        for chunk in self.ids.chunks() {
             out.extend(chunk.partition.to_le_bytes());
-            out.extend(chunk.lo.to_le_bytes());
-            out.extend(chunk.hi.to_le_bytes());
+            for (time, hash) in [chunk.lo, chunk.hi] {
+                out.extend(time.to_le_bytes());
+                out.extend(hash.to_le_bytes());
+            }
             match &chunk.data {
                 ChunkData::Here(ids) => {
                     out.push(0);
@@ -299,14 +301,16 @@ impl Unit {
         }
         unit.entries = decode_entries(layout, reader)?;
         let chunks = reader.u32()?;
-        for _ in 0..chunks {
-            let (partition, lo, hi) = (reader.u32()?, reader.i64()?, reader.i64()?);
+        let mut chunk = || {
+            let partition = reader.u32()?;
+            let (lo, hi) = ((reader.i64()?, reader.u128()?), (reader.i64()?, reader.u128()?));
             let data = match reader.u8()? {
                 0 => ChunkData::Here(decode_ids(reader)?),
                 _ => ChunkData::Row(reader.u64()?),
             };
-            unit.ids.chunks.push(Chunk { partition, lo, hi, data });
-        }
+            Some(Chunk { partition, lo, hi, data })
+        };
+        unit.ids = (0..chunks).map(|_| chunk()).collect::<Option<_>>()?;
         unit.tail = EventBuf::decode(layout, &mut reader.0)?;
         Some(unit)
     }
