@@ -10,7 +10,7 @@ use hdrhistogram::Histogram;
 use thalweg::app::Engine;
 use thalweg::serving::generated::v1::feature_service_client::FeatureServiceClient;
 use thalweg::serving::generated::v1::{GetFeaturesRequest, Value, ValueList, value::Kind};
-use thalweg::serving::{Access, Door, LookupRequest, grpc_routes, router};
+use thalweg::serving::{Access, Door, LookupRequest, connections_max, grpc_routes, router, serve_rest};
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
@@ -54,12 +54,12 @@ impl Listeners {
         };
         let (rest, grpc) = (listener(), listener());
         let addresses = (rest.local_addr().expect("bound"), grpc.local_addr().expect("bound"));
-        let routes = router(Arc::clone(&access), Door::Public, 16 << 20, 1024);
+        let routes = router(Arc::clone(&access), Door::Public, 16 << 20, 1024, 256 << 20);
         let health = tonic_health::server::health_reporter().1;
         let services = grpc_routes(tonic::service::Routes::new(health), access, 16 << 20, 1024);
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(rest).expect("a listener");
-            axum::serve(listener, routes).await
+            serve_rest(listener, routes, connections_max(), std::future::pending()).await;
         });
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(grpc).expect("a listener");

@@ -182,6 +182,22 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
+/// Refuses sources that read what the engine itself writes.
+fn check_topics(topology: &Topology, app: &str) -> Result<()> {
+    let between = topology.groups.iter().map(|g| g.repartition_topic(app));
+    let features = topology.groups.iter().filter_map(|g| g.feature_topic(app));
+    let changelogs = topology.topics().into_iter().map(|topic| format!("{app}-{topic}-changelog"));
+    let own: Vec<String> = between
+        .chain(features)
+        .chain(changelogs)
+        .chain([format!("{app}-dead-letters"), format!("{app}-owners")])
+        .collect();
+    let Some(source) = topology.sources.iter().find(|s| own.contains(&s.topic)) else { return Ok(()) };
+    let message =
+        format!("source `{}` reads `{}`, which this application writes itself", source.name, source.topic);
+    Err(Error::invalid(message).with_hint("read it under another `app`"))
+}
+
 /// The task at `place`, whose topic is a source's or a repartition topic.
 fn task_of(topology: &Topology, app: &str, place: &Place, store: SharedStore) -> Task {
     let Place { topic, partition, incarnation } = place;
@@ -223,6 +239,7 @@ impl Engine {
     /// The folder is held by another process, what it holds cannot be continued, or Kafka does not
     /// answer.
     pub fn start(settings: &Settings, topology: Topology) -> Result<Self> {
+        check_topics(&topology, &settings.app)?;
         let hold = hold_folder(&settings.data_dir)?;
         let parts = Parts::new(settings, topology, Arc::new(SystemClock));
         #[cfg(feature = "kafka")]

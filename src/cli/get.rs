@@ -8,6 +8,7 @@ use serde_json::{Map, Value as Json, json};
 use thalweg::app::load_definitions;
 use thalweg::config::settings::Settings;
 use thalweg::model::ScalarType;
+use thalweg::telemetry::print_line;
 use thalweg::topology::Topology;
 
 use super::{Failure, Outcome, load_settings, server_url};
@@ -111,7 +112,7 @@ pub fn get(arguments: &GetArguments) -> Outcome {
         return Err(if status < 500 { Failure::Input(text) } else { Failure::Engine(text) });
     }
     if arguments.json {
-        println!("{answer}");
+        print_line(&answer.to_string());
     } else {
         print_table(&answer);
     }
@@ -139,6 +140,6 @@ fn print_table(answer: &Json) {
     let width = |i: usize| cells.iter().map(|c| c[i].chars().count()).max().unwrap_or(0).min(60);
     let (a, b, c) = (width(0), width(1), width(2));
     for [name, value, status, timestamp] in &cells {
-        println!("{}", format!("{name:a$}  {value:b$}  {status:c$}  {timestamp}").trim_end());
+        print_line(format!("{name:a$}  {value:b$}  {status:c$}  {timestamp}").trim_end());
     }
 }

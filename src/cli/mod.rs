@@ -15,6 +15,7 @@ use thalweg::app::{endpoints_file, load_definitions};
 use thalweg::config::settings::Settings;
 use thalweg::model::Millis;
 use thalweg::model::time::format_duration;
+use thalweg::telemetry::print_line;
 use thalweg::topology::Group;
 
 /// A command's end without success.
@@ -94,7 +95,7 @@ fn check(files: &[PathBuf]) -> Outcome {
             Ok(())
         }
         Err(lines) => {
-            println!("{}", lines.join("\n"));
+            print_line(&lines.join("\n"));
             let noun = if lines.len() == 1 { "mistake" } else { "mistakes" };
             Err(Failure::Input(format!("{} {noun}", lines.len())))
         }
@@ -137,7 +138,13 @@ fn spell(duration: Millis) -> String {
 
 /// Settings from `path`, the environment and `arguments`.
 pub fn load_settings(path: &Path, arguments: &[(&str, String)]) -> Result<Settings, Failure> {
-    Settings::load(path, std::env::vars(), arguments).map_err(|lines| Failure::Input(lines.join("\n")))
+    Settings::load(path, environment(), arguments).map_err(|lines| Failure::Input(lines.join("\n")))
+}
+
+/// Variables that are text: what others hold is not for us.
+fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
 
 fn show_config(path: &Path) -> Outcome {
@@ -145,10 +152,10 @@ fn show_config(path: &Path) -> Outcome {
     let width = settings.origins.iter().map(|(k, v, _)| k.len() + v.len() + 2).max().unwrap_or(0);
     for (key, value, origin) in &settings.origins {
         let pad = width - key.len() - value.len() - 2;
-        println!("{key}: {value}{}  # {origin}", " ".repeat(pad));
+        print_line(&format!("{key}: {value}{}  # {origin}", " ".repeat(pad)));
     }
     for name in &settings.ignored {
-        println!("# {name} is ignored: it names no key");
+        print_line(&format!("# {name} is ignored: it names no key"));
     }
     Ok(())
 }

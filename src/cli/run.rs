@@ -9,7 +9,7 @@ use clap::Args;
 use thalweg::app::{Engine, endpoints_file, load_definitions};
 use thalweg::config::settings::Settings;
 use thalweg::fault::VARIABLES;
-use thalweg::serving::{Access, Door, HEADERS_MAX, grpc_routes, router};
+use thalweg::serving::{Access, Door, HEADERS_MAX, connections_max, grpc_routes, router, serve_rest};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -18,6 +18,9 @@ use super::{Failure, Outcome, load_settings};
 
 /// Names under which health is asked for: the whole, and the service.
 const SERVICES: [&str; 2] = ["", "thalweg.v1.FeatureService"];
+/// How long a gRPC request may take, its body included.
+const REQUEST_MAX: Duration = Duration::from_secs(120);
+
 /// Connections that are still open this long after a stop are cut.
 const DRAIN: Duration = Duration::from_secs(2);
 /// Longest from the signal to the end: brokers that are away are not waited for.
@@ -208,6 +211,8 @@ fn spawn_grpc(
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .max_concurrent_streams(1024)
         .http2_max_header_list_size(HEADERS_MAX as u32)
+        // A body that does not come to its end.
+        .timeout(REQUEST_MAX)
         .add_routes(services);
     let stopping = stopped.clone();
     Ok(tokio::spawn(async move {
@@ -225,14 +230,16 @@ fn spawn_rest(
     settings: &Settings,
     stopped: &watch::Receiver<bool>,
 ) -> tokio::task::JoinHandle<()> {
-    let routes = router(Arc::clone(access), door, settings.append_body, settings.in_flight);
+    let routes = router(
+        Arc::clone(access),
+        door,
+        settings.append_body,
+        settings.in_flight,
+        settings.memory as usize / 8,
+    );
     let stopping = stopped.clone();
-    tokio::spawn(async move {
-        let ended = axum::serve(listener, routes).with_graceful_shutdown(until(stopping)).await;
-        if let Err(error) = ended {
-            tracing::error!("REST listener: {error}");
-        }
-    })
+    let most = connections_max();
+    tokio::spawn(async move { serve_rest(listener, routes, most, until(stopping)).await })
 }
 
 async fn announce_ready(

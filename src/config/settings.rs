@@ -167,8 +167,12 @@ impl Settings {
         let mut ignored = Vec::new();
         let mut environment: Vec<(String, String)> = environment.collect();
         environment.sort();
+        // What is empty is not set, as files for containers pass it on.
+        environment.retain(|(_, value)| !value.is_empty());
+        let is_embedded = find(&root, "log.embedded").is_some()
+            || environment.iter().any(|(name, _)| name.starts_with("THALWEG_LOG__EMBEDDED"));
         if let Some((name, value)) = environment.iter().find(|(n, _)| n == "KAFKA_BOOTSTRAP_SERVERS")
-            && find(&root, "log.embedded").is_none()
+            && !is_embedded
         {
             overlay(&mut root, "log.kafka.brokers", value, format!("environment {name}"));
         }
@@ -197,7 +201,7 @@ impl Settings {
 
     fn read(root: &Node, path: &Path, mistakes: &mut Mistakes, origins: &[(String, String)]) -> Option<Self> {
         let place = Place { file: 0, line: 1, column: 1 };
-        let empty = Node { place, kind: Kind::Null };
+        let empty = Node::new(place, Kind::Null);
         let top = Fields::of(root, place, "the configuration", &TOP_KEYS, mistakes)?;
         let section = |key: &str, within: &Fields<'_>| within.get(key).cloned().unwrap_or(empty.clone());
         let (log, listen, limits) = (section("log", &top), section("listen", &top), section("limits", &top));
@@ -373,15 +377,35 @@ fn find<'a>(root: &'a Node, key: &str) -> Option<&'a Node> {
     Some(node)
 }
 
-/// Property names whose values are nobody's business.
-const SECRET: [&str; 7] = ["password", "passphrase", "secret", "token", "jaas", "key.pem", "credential"];
+/// Properties whose values may be shown. Those of others may be secrets, by whatever name.
+const SHOWN: [&str; 14] = [
+    "client.id",
+    "client.rack",
+    "compression.type",
+    "debug",
+    "group.protocol",
+    "sasl.mechanism",
+    "sasl.mechanisms",
+    "sasl.username",
+    "security.protocol",
+    "ssl.ca.location",
+    "ssl.certificate.location",
+    "ssl.endpoint.identification.algorithm",
+    "ssl.key.location",
+    "broker.address.family",
+];
+/// Where a number may be one as well.
+const SECRET: [&str; 6] = ["pas", "secret", "token", "jaas", "key", "cred"];
 
 /// Properties with their secrets left out; other keys as they are.
 fn show_redacted(key: &str, node: &Node) -> String {
     let (true, Kind::Map(entries)) = (key == PROPERTIES, &node.kind) else { return show(node) };
     let shown = entries.iter().map(|(name, value)| {
-        let is_secret = SECRET.iter().any(|s| name.name.contains(s));
-        format!("{}: {}", name.name, if is_secret { "***".to_owned() } else { show(value) })
+        let is_number =
+            value.text().is_some_and(|text| text.parse::<f64>().is_ok() || text.parse::<bool>().is_ok());
+        let is_secret = !is_number || SECRET.iter().any(|s| name.name.contains(s));
+        let is_shown = SHOWN.contains(&name.name.as_str()) || !is_secret;
+        format!("{}: {}", name.name, if is_shown { show(value) } else { "***".to_owned() })
     });
     format!("{{ {} }}", shown.collect::<Vec<_>>().join(", "))
 }
@@ -403,11 +427,14 @@ fn set(root: &mut Node, key: &str, value: &str, file: usize) {
     let is_wanted = |n: &Node| match n.kind {
         Kind::Null => false,
         Kind::Map(_) => key == PROPERTIES,
-        _ => property.is_none(),
+        Kind::List(_) => property.is_none(),
+        // A text is what it is, unless it is quoted; a `#` in it is no comment.
+        Kind::Text { .. } => property.is_none() && value.starts_with(['"', '\'']),
+        _ => property.is_none() && n.text().as_deref() == Some(value),
     };
     let read = yaml::parse(value, 0).ok().filter(is_wanted);
     let text = Kind::Text { text: value.to_owned(), shift: None };
-    let mut new = read.unwrap_or(Node { place, kind: text });
+    let mut new = read.unwrap_or(Node::new(place, text));
     new.place = place;
     let mut node = root;
     let mut parts = property.map_or(key, |_| PROPERTIES).split('.').chain(property).peekable();
@@ -419,7 +446,7 @@ fn set(root: &mut Node, key: &str, value: &str, file: usize) {
         let index = match entries.iter().position(|(k, _)| k.name == part) {
             Some(index) => index,
             None => {
-                let child = Node { place, kind: Kind::Null };
+                let child = Node::new(place, Kind::Null);
                 entries.push((Key { name: part.to_owned(), place }, child));
                 entries.len() - 1
             }

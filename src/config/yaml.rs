@@ -37,6 +37,8 @@ pub struct Node {
     pub place: Place,
     /// What it is.
     pub kind: Kind,
+    /// A number or a truth value as it was written.
+    written: Option<String>,
 }
 
 /// What a node is.
@@ -74,13 +76,16 @@ pub struct Key {
 }
 
 impl Node {
-    /// The scalar as it was meant to be read as text: numbers and truth values too.
+    /// A node of nothing, or of what has no text of its own.
+    pub fn new(place: Place, kind: Kind) -> Self {
+        Self { place, kind, written: None }
+    }
+
+    /// The scalar as it was written, which numbers and truth values are too where text is meant.
     pub fn text(&self) -> Option<String> {
         match &self.kind {
             Kind::Text { text, .. } => Some(text.clone()),
-            Kind::Int(n) => Some(n.to_string()),
-            Kind::Float(x) => Some(x.to_string()),
-            Kind::Bool(b) => Some(b.to_string()),
+            Kind::Int(_) | Kind::Float(_) | Kind::Bool(_) => self.written.clone(),
             _ => None,
         }
     }
@@ -110,6 +115,9 @@ impl Node {
     }
 }
 
+/// How messages of the parser begin.
+const NOT_YAML: &str = "not YAML: ";
+
 /// Reads one document.
 ///
 /// # Errors
@@ -122,16 +130,20 @@ pub fn parse(text: &str, file: usize) -> Result<Node, Vec<Mistake>> {
         anchors: HashMap::new(),
         mistakes: Vec::new(),
     };
-    let root = builder.document().map_err(|m| vec![tab(text, file).unwrap_or(m)])?;
+    let root = builder.document().map_err(|m| {
+        // What the builder itself refuses is where it says.
+        let tab = tab(text, file).filter(|t| m.message.starts_with(NOT_YAML) && t.place.line <= m.place.line);
+        vec![tab.unwrap_or(m)]
+    })?;
     if builder.mistakes.is_empty() { Ok(root) } else { Err(builder.mistakes) }
 }
 
 /// The first line that is indented with a tab: the usual cause of errors that are reported far
 /// below it.
 fn tab(text: &str, file: usize) -> Option<Mistake> {
-    let is_tabbed = |line: &str| line.trim_start_matches(' ').starts_with('\t');
+    let is_tabbed = |line: &str| line.trim_start_matches(' ').starts_with('\t') && !line.trim().is_empty();
     let index = text.lines().position(is_tabbed)?;
-    let message = "not YAML: a tab in the indentation; expected spaces".to_owned();
+    let message = format!("{NOT_YAML}a tab in the indentation; expected spaces");
     Some(Mistake { place: Place { file, line: index + 1, column: 1 }, message })
 }
 
@@ -158,7 +170,7 @@ impl<'a> Builder<'a> {
             Some(Err(error)) => {
                 let marker = error.marker();
                 let place = Place { file, line: marker.line().max(1), column: marker.col() + 1 };
-                Err(Mistake { place, message: format!("not YAML: {}", error.info()) })
+                Err(Mistake { place, message: format!("{NOT_YAML}{}", error.info()) })
             }
             None => Err(end),
         }
@@ -170,7 +182,7 @@ impl<'a> Builder<'a> {
             match event {
                 Event::StreamStart | Event::DocumentStart(_) | Event::Nothing => {}
                 Event::StreamEnd | Event::DocumentEnd => {
-                    return Ok(Node { place: Place { line: 1, column: 1, ..place }, kind: Kind::Null });
+                    return Ok(Node::new(Place { line: 1, column: 1, ..place }, Kind::Null));
                 }
                 event => {
                     let root = self.node(event, place, 0)?;
@@ -195,13 +207,17 @@ impl<'a> Builder<'a> {
         if depth > DEPTH_MAX {
             return excess("nested too deep; expected at most 32 levels");
         }
+        let mut written = None;
         let (kind, anchor) = match event {
             Event::Scalar(text, style, anchor, tag) => {
                 if let Some(tag) = tag {
                     let message = format!("unexpected tag `{}{}`", tag.handle, tag.suffix);
                     return Err(Mistake { place, message });
                 }
-                (scalar(text.into_owned(), style), anchor)
+                let kind = scalar(text.clone().into_owned(), style);
+                written =
+                    matches!(kind, Kind::Int(_) | Kind::Float(_) | Kind::Bool(_)).then(|| text.into_owned());
+                (kind, anchor)
             }
             Event::SequenceStart(anchor, _) => {
                 let mut items = Vec::new();
@@ -229,7 +245,7 @@ impl<'a> Builder<'a> {
         if self.nodes > NODES_MAX {
             return excess("the file is too large");
         }
-        let node = Node { place, kind };
+        let node = Node { place, kind, written };
         if anchor != 0 {
             self.anchors.insert(anchor, (node.clone(), count(&node)));
         }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::middleware::map_response;
 use axum::response::Response as HttpResponse;
@@ -26,6 +26,8 @@ use crate::model::{Millis, Value};
 const FRAMING: usize = 1 << 20;
 /// Entities per response of a batch, when the caller leaves it to the server.
 const CHUNK: usize = 1000;
+/// How long a stream may wait for its reader.
+const UNREAD_MAX: Duration = Duration::from_secs(30);
 
 /// The service over `access` beside `others`, taking events of at most `body_max` bytes and
 /// `in_flight_max` requests at once.
@@ -141,7 +143,9 @@ impl FeatureService for Service {
                 let part = part_of(&request, from, to);
                 let response = answer_at(Arc::clone(&view), part, &chosen).await;
                 let is_over = response.is_err();
-                if sender.send(response.map(response_message)).await.is_err() || is_over {
+                let sent = sender.send_timeout(response.map(response_message), UNREAD_MAX).await;
+                // Who does not read keeps others from being answered.
+                if sent.is_err() || is_over {
                     return;
                 }
                 from = to.max(from + 1);

@@ -1,5 +1,7 @@
 //! Answers: lookups, appends, health, statistics, over REST and gRPC. Never writes state.
 
+#[cfg(feature = "serving")]
+mod body;
 mod catalog;
 pub mod cluster;
 mod compute;
@@ -14,6 +16,8 @@ mod grpc;
 mod grpc_messages;
 #[cfg(feature = "serving")]
 pub mod inspect;
+#[cfg(feature = "serving")]
+mod listen;
 mod lookup;
 mod owned;
 #[cfg(feature = "serving")]
@@ -29,6 +33,8 @@ mod view;
 pub use compute::{Cell, Status};
 #[cfg(feature = "serving")]
 pub use grpc::grpc_routes;
+#[cfg(feature = "serving")]
+pub use listen::{connections_max, serve_rest};
 pub use lookup::{LookupRequest, LookupResponse, PartitionAnswer};
 pub use owned::Owned;
 #[cfg(feature = "serving")]

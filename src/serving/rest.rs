@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use axum::Router;
-use axum::body::{Body, Bytes, to_bytes};
+use axum::body::{Body, to_bytes};
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
@@ -14,6 +14,7 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
+use super::body::{BodyRoom, Held};
 use super::cluster::Endpoint;
 use super::exposition;
 use super::inspect;
@@ -39,11 +40,19 @@ struct Shared {
     body_max: usize,
     in_flight_max: usize,
     in_flight: Arc<AtomicUsize>,
+    bodies: Arc<BodyRoom>,
 }
 
-/// The routes of a listener.
-pub fn router(access: Access, door: Door, body_max: usize, in_flight_max: usize) -> Router {
-    let shared = Shared { access, body_max, in_flight_max, in_flight: Arc::default() };
+/// The routes of a listener. `bodies_max`: bytes that all bodies under way may take.
+pub fn router(
+    access: Access,
+    door: Door,
+    body_max: usize,
+    in_flight_max: usize,
+    bodies_max: usize,
+) -> Router {
+    let bodies = Arc::new(BodyRoom::new(bodies_max.max(body_max)));
+    let shared = Shared { access, body_max, in_flight_max, in_flight: Arc::default(), bodies };
     let mut routes = Router::new()
         .route("/v1/health", get(health))
         .route("/v1/metrics", get(metrics))
@@ -85,7 +94,7 @@ fn status_of(kind: ErrorKind) -> (StatusCode, &'static str) {
     }
 }
 
-fn failure(status: StatusCode, code: &str, message: &str, hint: &str) -> Response {
+pub(super) fn failure(status: StatusCode, code: &str, message: &str, hint: &str) -> Response {
     let body = json!({ "error": { "code": code, "message": message, "hint": hint } });
     (status, axum::Json(body)).into_response()
 }
@@ -101,8 +110,10 @@ impl IntoResponse for Error {
 async fn bounded(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     let route =
         request.extensions().get::<axum::extract::MatchedPath>().map_or("none", |p| p.as_str()).to_owned();
-    let under_way = shared.in_flight.fetch_add(1, Ordering::Relaxed);
-    let guard = InFlight(Arc::clone(&shared.in_flight));
+    // Who asks how the engine is must be told, however busy it is.
+    let is_counted = !PROBES.contains(&&*route);
+    let under_way = if is_counted { shared.in_flight.fetch_add(1, Ordering::Relaxed) } else { 0 };
+    let guard = is_counted.then(|| InFlight(Arc::clone(&shared.in_flight)));
     let in_headers: usize =
         request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     let response = if under_way >= shared.in_flight_max {
@@ -125,6 +136,9 @@ async fn bounded(State(shared): State<Shared>, request: Request, next: Next) -> 
     }
     response
 }
+
+/// Routes that are answered however many requests are under way.
+const PROBES: [&str; 5] = ["/livez", "/readyz", "/startupz", "/v1/health", "/v1/metrics"];
 
 /// Most bytes of a request's headers, on every listener.
 pub const HEADERS_MAX: usize = 16 << 10;
@@ -158,11 +172,8 @@ impl Shared {
         self.access.get().cloned().ok_or_else(starting)
     }
 
-    async fn body(&self, body: Body) -> Result<Bytes> {
-        to_bytes(body, self.body_max).await.map_err(|_| {
-            let message = format!("the body is over {} bytes", self.body_max);
-            Error::new(ErrorKind::TooLarge, message).with_hint("send it in parts")
-        })
+    async fn body(&self, headers: &HeaderMap, body: Body) -> Result<Held, Response> {
+        self.bodies.read(headers, body, self.body_max).await
     }
 }
 
@@ -191,7 +202,10 @@ async fn append(
 ) -> Result<Response> {
     let view = shared.view()?;
     let is_lines = is_ndjson(&headers);
-    let body = shared.body(body).await?;
+    let body = match shared.body(&headers, body).await {
+        Ok(body) => body,
+        Err(refusal) => return Ok(refusal),
+    };
     let Some(is_lines) = is_lines else {
         return Ok(failure(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -201,7 +215,7 @@ async fn append(
         ));
     };
     let (appended, positions) = blocking(move || {
-        let payloads = if is_lines { lines(&body) } else { elements(&body)? };
+        let payloads = if is_lines { lines(&body.bytes) } else { elements(&body.bytes)? };
         let appended = payloads.len();
         Ok((appended, view.append(&topic, &payloads)?))
     })
@@ -242,12 +256,15 @@ fn elements(body: &[u8]) -> Result<Vec<&[u8]>> {
     Ok(items.into_iter().map(|item| item.get().as_bytes()).collect())
 }
 
-async fn online(State(shared): State<Shared>, body: Body) -> Result<Response> {
+async fn online(State(shared): State<Shared>, headers: HeaderMap, body: Body) -> Result<Response> {
     let started = Instant::now();
     let view = shared.view()?;
     view.check_ready()?;
-    let body = shared.body(body).await?;
-    let request = rest_lookup::parse(&body)?;
+    let body = match shared.body(&headers, body).await {
+        Ok(body) => body,
+        Err(refusal) => return Ok(refusal),
+    };
+    let request = rest_lookup::parse(&body.bytes)?;
     let is_long = view.is_long(&request);
     let answer = {
         let view = Arc::clone(&view);

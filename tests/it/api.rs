@@ -446,3 +446,57 @@ async fn services_by_reflection(address: &str) -> [usize; 2] {
     };
     [newer, older]
 }
+
+/// Sends raw bytes, and returns what comes back until the other side closes or falls silent.
+fn raw(address: &str, request: &[u8]) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(address.trim_start_matches("http://")).expect("connected");
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(5))).expect("set");
+    stream.write_all(request).expect("sent");
+    let mut answer = Vec::new();
+    // An answer to a request that is not at its end closes the connection, or leaves it open.
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn bodies_that_do_not_end_or_are_ill_formed_keep_nobody_from_being_answered() {
+    use std::io::Write as _;
+    let place = Place::new(DEFINITIONS, "limits: { in_flight: 4, append_body: 1MiB }");
+    let engine = place.start();
+    let head = "POST /v1/events/payments HTTP/1.1\r\nhost: x\r\ncontent-type: application/x-ndjson\r\n";
+    let address = engine.rest.trim_start_matches("http://").to_owned();
+    let waiting: Vec<_> = (0..4)
+        .map(|_| {
+            let mut stream = std::net::TcpStream::connect(&address).expect("connected");
+            stream.write_all(format!("{head}content-length: 1000\r\n\r\n{{").as_bytes()).expect("sent");
+            stream
+        })
+        .collect();
+    crate::harness::until(|| match engine.post("/v1/features/online", "application/json", b"{}").0 {
+        429 => Ok(()),
+        status => Err(format!("four are under way, and another is answered {status}")),
+    });
+    for probe in ["/livez", "/readyz", "/v1/health", "/v1/metrics"] {
+        assert_eq!(
+            raw(&address, format!("GET {probe} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").as_bytes())
+                .split(' ')
+                .nth(1),
+            Some("200"),
+            "{probe}"
+        );
+    }
+    drop(waiting);
+    crate::harness::until(|| match engine.post("/v1/features/online", "application/json", b"{}").0 {
+        400 => Ok(()),
+        status => Err(format!("nobody is under way any more, and one is answered {status}")),
+    });
+    let chunked = raw(&address, format!("{head}transfer-encoding: chunked\r\n\r\nzz\r\n").as_bytes());
+    assert!(chunked.contains(" 400 "), "{chunked}");
+    let packed = format!("{head}content-encoding: gzip\r\ncontent-length: 2\r\n\r\n{{}}");
+    assert!(raw(&address, packed.as_bytes()).contains(" 415 "));
+    // Who sends far too much hears why.
+    let (status, answer) = engine.post("/v1/events/payments", "application/x-ndjson", &vec![b'x'; 20 << 20]);
+    assert_eq!((status, &answer["error"]["code"]), (413, &json!("TOO_LARGE")));
+    engine.stop();
+}

@@ -257,3 +257,64 @@ fn places_in_expressions_count_columns() {
     let column = text.lines().nth(19).and_then(|l| l.find("amout")).expect("it is there") + 1;
     assert!(out.contains(&format!(":20:{column}: error: ")), "{out}");
 }
+
+#[test]
+fn what_is_meant_as_text_is_as_it_was_written() {
+    let place = Place::new(
+        HEAD,
+        "log: { kafka: { brokers: ['h:9092'], properties: { sasl.username: 007, client.id: 1.10, sasl.pasword: hidden, linger.ms: 5 } } }",
+    );
+    let path = place.config();
+    let arguments = ["config", "--config", path.to_str().expect("UTF-8")];
+    let variables =
+        [("THALWEG_APP", "007"), ("THALWEG_DATA_DIR", "/tmp/x #1"), ("KAFKA_BOOTSTRAP_SERVERS", "")];
+    let (code, out, said) = run_with(&variables, &arguments);
+    assert_eq!(code, 0, "{said}");
+    for text in [
+        "app: 007 ",
+        "data_dir: /tmp/x #1 ",
+        "brokers: [h:9092]",
+        "sasl.username: 007, client.id: 1.10, sasl.pasword: ***, linger.ms: 5",
+    ] {
+        assert!(out.contains(text), "{text} is missing in\n{out}");
+    }
+    // Variables of others need not be text, and an embedded log is not made one on Kafka.
+    let place = Place::new(HEAD, "");
+    let path = place.config();
+    let mut command = std::process::Command::new(crate::harness::binary());
+    command.args(["config", "--config"]).arg(&path).env("THALWEG_LOG__EMBEDDED__PARTITIONS", "8");
+    command.env("KAFKA_BOOTSTRAP_SERVERS", "h:9092");
+    let strange: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(b"\xff");
+    let shown = command.env("X", strange).output().expect("it ends");
+    assert!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
+}
+
+#[test]
+fn a_property_that_is_refused_is_named_without_its_value() {
+    let features = format!("{HEAD}    features: {{ n: {{ aggregate: count, window: 1h }} }}\n");
+    let place = Place::new(
+        &features,
+        "log: { kafka: { brokers: ['h:9092'], properties: { sasl.jaas.config: 'u hidden' } } }",
+    );
+    let (code, out, said) = run(&["run", "--config", place.config().to_str().expect("UTF-8")], None);
+    assert_ne!(code, 0);
+    assert!(
+        said.contains("sasl.jaas.config") && !said.contains("hidden") && !out.contains("hidden"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_source_cannot_read_what_the_application_writes() {
+    let features = format!("{HEAD}    features: {{ n: {{ aggregate: count, window: 1h }} }}\n");
+    let place = Place::new(
+        &features.replace(
+            "    key: user_id\n    event_time",
+            "    topic: test-dead-letters\n    key: user_id\n    event_time",
+        ),
+        "",
+    );
+    let (code, _, said) = run(&["run", "--config", place.config().to_str().expect("UTF-8")], None);
+    assert_ne!(code, 0);
+    assert!(said.contains("`test-dead-letters`, which this application writes itself"), "{said}");
+}

@@ -64,7 +64,7 @@ impl Place {
 }
 
 /// The binary under test: the one just built, or the one that `THALWEG_TEST_BINARY` names.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     std::env::var_os("THALWEG_TEST_BINARY")
         .map_or_else(|| env!("CARGO_BIN_EXE_thalweg").into(), PathBuf::from)
 }

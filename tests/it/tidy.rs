@@ -81,7 +81,16 @@ const OWNED: [(&str, &[&str]); 9] = [
     ("rdkafka::", &["src/log/kafka/"]),
     ("rocksdb::", &["src/error.rs", "src/state/rocks.rs", "src/log/embedded/"]),
     ("saphyr_parser::", &["src/config/yaml.rs"]),
-    ("axum::", &["src/serving/rest.rs", "src/serving/grpc.rs", "src/cli/run.rs"]),
+    (
+        "axum::",
+        &[
+            "src/serving/rest.rs",
+            "src/serving/body.rs",
+            "src/serving/listen.rs",
+            "src/serving/grpc.rs",
+            "src/cli/run.rs",
+        ],
+    ),
     ("tonic::", &["src/serving/grpc.rs", "src/serving/peers.rs", "src/cli/run.rs", "src/serving/generated/"]),
     ("SystemTime::now", &["src/clock.rs"]),
     ("parquet::", &["src/cli/convert.rs"]),

@@ -11,6 +11,11 @@ use thalweg::app::{endpoints_file, load_definitions, open_read_only};
 use thalweg::config::settings::Settings;
 use thalweg::serving::{View, inspect};
 
+/// Prints a line, for as long as somebody reads.
+macro_rules! say {
+    ($($text:tt)*) => { thalweg::telemetry::print_line(&format!($($text)*)) };
+}
+
 /// A look inside a running engine, or inside a data folder that none holds.
 #[derive(Parser)]
 #[command(name = "thalweg-inspect", version)]
@@ -211,16 +216,22 @@ fn encoded(text: &str) -> String {
 fn run(target: &Target, command: &Command) -> Outcome<ExitCode> {
     match command {
         Command::Partitions => {
-            println!(
+            say!(
                 "{:<44} {:>10} {:>12} {:>12} {:>12} {:>8}  {}",
-                "task", "state", "applied", "committed", "redo from", "lag", "restored"
+                "task",
+                "state",
+                "applied",
+                "committed",
+                "redo from",
+                "lag",
+                "restored"
             );
             for p in target.partitions()?.as_array().into_iter().flatten() {
                 let n = |key: &str| p[key].as_u64().unwrap_or(0);
                 let text = |key: &str| p[key].as_str().unwrap_or("").to_owned();
                 let changelog = |key: &str| p["changelog"][key].as_f64();
                 let restored = changelog("at").zip(changelog("goal")).filter(|(_, goal)| *goal > 0.0);
-                println!(
+                say!(
                     "{:<44} {:>10} {:>12} {:>12} {:>12} {:>8}  {}",
                     text("task"),
                     text("state"),
@@ -234,12 +245,12 @@ fn run(target: &Target, command: &Command) -> Outcome<ExitCode> {
         }
         Command::Keys { group, prefix, limit } => {
             for key in target.keys(group, prefix, *limit)?.as_array().into_iter().flatten() {
-                println!("{key}");
+                say!("{key}");
             }
         }
         Command::Key { group, entity } => {
             let unit = target.key(group, entity)?;
-            println!("{}", serde_json::to_string_pretty(&unit).map_err(|e| e.to_string())?);
+            say!("{}", serde_json::to_string_pretty(&unit).map_err(|e| e.to_string())?);
         }
         Command::Log { topic, partition, from, n } => {
             print_records(&target.log(topic, *partition, *from, *n)?);
@@ -266,13 +277,13 @@ fn verify(target: &Target, entities: usize, seed: u64) -> Outcome<ExitCode> {
         }
     };
     print_records(&report["shown"]);
-    println!("{} values compared, {} differences", report["values"], report["differences"]);
+    say!("{} values compared, {} differences", report["values"], report["differences"]);
     Ok(if report["differences"] == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 fn print_records(records: &Json) {
     for record in records.as_array().into_iter().flatten() {
-        println!("{record}");
+        say!("{record}");
     }
 }
 

@@ -43,7 +43,15 @@ use topics::Topics;
 const TIMEOUT: Duration = Duration::from_secs(30);
 
 fn failed(what: &str) -> impl FnOnce(KafkaError) -> Error + '_ {
-    move |e| Error::unavailable(format!("{what}: {e}"))
+    move |e| refused_property(&e).unwrap_or_else(|| Error::unavailable(format!("{what}: {e}")))
+}
+
+/// A property that librdkafka does not take, without its value: it may be a secret.
+fn refused_property(error: &KafkaError) -> Option<Error> {
+    let KafkaError::ClientConfig(_, why, name, value) = error else { return None };
+    let why = if value.is_empty() { why.clone() } else { why.replace(value.as_str(), "***") };
+    let message = format!("`log.kafka.properties` sets `{name}`: {why}");
+    Some(Error::invalid(message).with_hint("properties are those of librdkafka"))
 }
 
 /// What all workers and readers share of Kafka.
@@ -109,6 +117,9 @@ impl KafkaLog {
     pub fn connect(options: KafkaOptions) -> Result<Self> {
         options.check()?;
         let unreachable = |e: KafkaError| {
+            if let Some(refused) = refused_property(&e) {
+                return refused;
+            }
             Error::unavailable(format!("Kafka at {} does not answer: {e}", options.brokers.join(",")))
                 .with_hint("check log.kafka.brokers and log.kafka.properties")
         };
