@@ -35,8 +35,6 @@ pub struct Definitions {
     pub sources: Vec<SourceDef>,
     /// Features of one entity from one source.
     pub groups: Vec<GroupDef>,
-    /// Names of entities and sources that could not be read; what refers to them is no mistake of its own.
-    pub unreadable: Vec<String>,
 }
 
 /// An entity.

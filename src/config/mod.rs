@@ -34,7 +34,10 @@ impl DefinitionFiles {
             let place = yaml::Place { file, line: 1, column: 1 };
             match std::fs::read_to_string(path) {
                 Ok(text) => Self::add(&text, file, &mut definitions, &mut mistakes),
-                Err(error) => mistakes.push(place, format!("cannot read the file: {error}")),
+                Err(error) => {
+                    mistakes.push(place, format!("cannot read the file: {error}"));
+                    mistakes.note_unreadable_file();
+                }
             }
         }
         Self { paths: paths.to_vec(), definitions, mistakes }
@@ -50,8 +53,14 @@ impl DefinitionFiles {
 
     fn add(text: &str, file: usize, definitions: &mut Definitions, mistakes: &mut Mistakes) {
         match yaml::parse(text.trim_start_matches('\u{feff}'), file) {
-            Ok(root) => parse::definitions(&root, definitions, mistakes),
-            Err(found) => mistakes.extend(found),
+            Ok((root, found)) => {
+                mistakes.extend(found);
+                parse::definitions(&root, definitions, mistakes);
+            }
+            Err(found) => {
+                mistakes.extend(vec![found]);
+                mistakes.note_unreadable_file();
+            }
         }
     }
 }

@@ -32,30 +32,32 @@ pub fn definitions(root: &Node, definitions: &mut Definitions, mistakes: &mut Mi
         if unique(&definitions.entities, key, |e| (&e.name, e.place), "entity", m) {
             match entity(key, node, m) {
                 Some(def) => definitions.entities.push(def),
-                None => definitions.unreadable.push(key.name.clone()),
+                None => m.note_unreadable(&key.name),
             }
         }
     });
     each(&top, "request", mistakes, |key, node, m| {
-        if unique(&definitions.request, key, |r| (&r.name, r.place), "request value", m)
-            && let Some(def) = request(key, node, m)
-        {
-            definitions.request.push(def);
+        if unique(&definitions.request, key, |r| (&r.name, r.place), "request value", m) {
+            match request(key, node, m) {
+                Some(def) => definitions.request.push(def),
+                None => m.note_unreadable(&key.name),
+            }
         }
     });
     each(&top, "sources", mistakes, |key, node, m| {
         if unique(&definitions.sources, key, |s| (&s.name, s.place), "source", m) {
             match source(key, node, m) {
                 Some(def) => definitions.sources.push(def),
-                None => definitions.unreadable.push(key.name.clone()),
+                None => m.note_unreadable(&key.name),
             }
         }
     });
     each(&top, "feature_groups", mistakes, |key, node, m| {
-        if unique(&definitions.groups, key, |g| (&g.name, g.place), "feature group", m)
-            && let Some(def) = group(key, node, m)
-        {
-            definitions.groups.push(def);
+        if unique(&definitions.groups, key, |g| (&g.name, g.place), "feature group", m) {
+            match group(key, node, m) {
+                Some(def) => definitions.groups.push(def),
+                None => m.note_unreadable(&key.name),
+            }
         }
     });
 }
@@ -227,7 +229,8 @@ fn source(key: &Key, node: &Node, mistakes: &mut Mistakes) -> Option<SourceDef> 
         place: key.place,
         topic,
         key: record_key,
-        event_time: event_time?,
+        // A mistake is noted; the rest is looked at all the same.
+        event_time: event_time.unwrap_or(EventTimeDef::Record),
         grace: fields.duration("grace", mistakes).unwrap_or(600_000),
         max_ahead: fields.duration("max_ahead", mistakes).unwrap_or(time::HOUR),
         max_event_bytes,
@@ -335,8 +338,9 @@ fn source_fields(source: &Fields<'_>, mistakes: &mut Mistakes) -> Vec<FieldDef> 
                 .push(key.place, "`event_time` is a field of every source already; expected another name");
             continue;
         }
-        if let Some(def) = source_field(key, node, mistakes) {
-            defs.push(def);
+        match source_field(key, node, mistakes) {
+            Some(def) => defs.push(def),
+            None => mistakes.note_unreadable(&key.name),
         }
     }
     defs
@@ -424,7 +428,10 @@ fn group(key: &Key, node: &Node, mistakes: &mut Mistakes) -> Option<GroupDef> {
     if let Some(node) = fields.get("features") {
         for (key, node) in entries(node, "`features`", mistakes).unwrap_or_default() {
             name_rule(key, mistakes);
-            features.extend(feature(key, node, ttl, mistakes));
+            match feature(key, node, ttl, mistakes) {
+                Some(def) => features.push(def),
+                None => mistakes.note_unreadable(&key.name),
+            }
         }
     } else {
         let message = format!("{what} has no `features`; expected at least one");
@@ -441,22 +448,27 @@ fn group(key: &Key, node: &Node, mistakes: &mut Mistakes) -> Option<GroupDef> {
                 );
                 mistakes.push(key.place, message);
             }
-            on_demand.extend(on_demand_feature(key, node, mistakes));
+            match on_demand_feature(key, node, mistakes) {
+                Some(def) => on_demand.push(def),
+                None => mistakes.note_unreadable(&key.name),
+            }
         }
     }
+    let version = fields.int("version", 1..=1_000_000, mistakes).unwrap_or(1) as u32;
+    let now = fields.choice("now", &[("wall", NowRule::Wall), ("stream", NowRule::Stream)], mistakes);
+    let (filter, emit) = (expr_text(&fields, "where", mistakes), emit(&fields, mistakes));
+    let history = fields.duration("history", mistakes).unwrap_or(time::HOUR);
     Some(GroupDef {
         name: key.name.clone(),
         place: key.place,
-        version: fields.int("version", 1..=1_000_000, mistakes).unwrap_or(1) as u32,
+        version,
         entity: entity?,
         source: source?,
         keys,
-        filter: expr_text(&fields, "where", mistakes),
-        now: fields
-            .choice("now", &[("wall", NowRule::Wall), ("stream", NowRule::Stream)], mistakes)
-            .unwrap_or(NowRule::Wall),
-        emit: emit(&fields, mistakes),
-        history: fields.duration("history", mistakes).unwrap_or(time::HOUR),
+        filter,
+        now: now.unwrap_or(NowRule::Wall),
+        emit,
+        history,
         features,
         on_demand,
     })

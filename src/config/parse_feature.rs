@@ -87,7 +87,8 @@ pub(super) fn feature(key: &Key, node: &Node, ttl: Limit, mistakes: &mut Mistake
         ttl: fields.limit("ttl", mistakes).unwrap_or(ttl),
         description: fields.text("description", mistakes).unwrap_or_default(),
         owner: fields.text("owner", mistakes).unwrap_or_default(),
-        window: window?,
+        // A mistake is noted; expressions are looked at all the same.
+        window: window.unwrap_or(WindowDef::Lifetime),
     })
 }
 

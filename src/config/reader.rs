@@ -1,5 +1,7 @@
 //! Typed reading of YAML nodes that collects every mistake instead of stopping at the first.
 
+use std::collections::HashSet;
+
 use crate::model::names::nearest;
 use crate::model::{Millis, time};
 
@@ -7,29 +9,50 @@ use super::yaml::{Key, Kind, Mistake, Node, Place};
 
 /// Collects mistakes.
 #[derive(Debug, Default)]
-pub struct Mistakes(Vec<Mistake>);
+pub struct Mistakes {
+    all: Vec<Mistake>,
+    /// Names of what could not be read.
+    unreadable: HashSet<String>,
+    /// Whether a whole file could not.
+    is_partial: bool,
+}
 
 impl Mistakes {
     /// Notes a mistake at `place`.
     pub fn push(&mut self, place: Place, message: impl Into<String>) {
-        self.0.push(Mistake { place, message: message.into() });
+        self.all.push(Mistake { place, message: message.into() });
     }
 
     /// Notes several.
     pub fn extend(&mut self, mistakes: Vec<Mistake>) {
-        self.0.extend(mistakes);
+        self.all.extend(mistakes);
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.all.is_empty()
+    }
+
+    /// What is defined under `name` could not be read: what refers to it is no mistake of its own.
+    pub fn note_unreadable(&mut self, name: &str) {
+        self.unreadable.insert(name.to_owned());
+    }
+
+    /// Nobody knows what a file defines.
+    pub fn note_unreadable_file(&mut self) {
+        self.is_partial = true;
+    }
+
+    /// Whether `name`, or a part of it, may be that of something that could not be read.
+    pub fn is_excused(&self, name: &str) -> bool {
+        self.is_partial || name.split('.').any(|part| self.unreadable.contains(part))
     }
 
     /// All of them by place, each once.
     pub fn sorted(mut self) -> Vec<Mistake> {
-        self.0.sort_by(|a, b| (a.place, &a.message).cmp(&(b.place, &b.message)));
-        self.0.dedup();
-        self.0
+        self.all.sort_by(|a, b| (a.place, &a.message).cmp(&(b.place, &b.message)));
+        self.all.dedup();
+        self.all
     }
 }
 
@@ -42,6 +65,7 @@ pub fn did_you_mean<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) ->
 pub type Limit = Option<Millis>;
 
 /// A mapping whose keys are checked against those that are known.
+#[derive(Clone)]
 pub struct Fields<'a> {
     /// Where what is described by the mapping stands: its name, when it has one.
     pub place: Place,

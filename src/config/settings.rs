@@ -156,7 +156,7 @@ impl Settings {
         let shown = |mistakes: Vec<yaml::Mistake>, paths: &[PathBuf]| -> Vec<String> {
             mistakes.iter().map(|m| show_mistake(m, paths)).collect()
         };
-        let mut root = yaml::parse(&text, 0).map_err(|mistakes| shown(mistakes, &paths))?;
+        let (mut root, twice) = yaml::parse(&text, 0).map_err(|mistake| shown(vec![mistake], &paths))?;
         let known = known_keys();
         let mut origins: Vec<(String, String)> = Vec::new();
         let mut overlay = |root: &mut Node, key: &str, value: &str, origin: String| {
@@ -191,6 +191,7 @@ impl Settings {
             overlay(&mut root, key, value, "command line".to_owned());
         }
         let mut mistakes = Mistakes::default();
+        mistakes.extend(twice);
         let settings = Self::read(&root, path, &mut mistakes, &origins);
         let errors = shown(mistakes.sorted(), &paths);
         match settings {
@@ -201,27 +202,34 @@ impl Settings {
 
     fn read(root: &Node, path: &Path, mistakes: &mut Mistakes, origins: &[(String, String)]) -> Option<Self> {
         let place = Place { file: 0, line: 1, column: 1 };
-        let empty = Node::new(place, Kind::Null);
+        let (empty, nothing) = (Node::new(place, Kind::Null), Node::new(place, Kind::Null));
         let top = Fields::of(root, place, "the configuration", &TOP_KEYS, mistakes)?;
         let section = |key: &str, within: &Fields<'_>| within.get(key).cloned().unwrap_or(empty.clone());
         let (log, listen, limits) = (section("log", &top), section("listen", &top), section("limits", &top));
-        let log = Fields::of(&log, top.place_of("log"), "`log`", &["embedded", "kafka"], mistakes)?;
+        // What is no map is a mistake, and not the only one perhaps.
+        let none = Fields::of(&nothing, place, "", &[], mistakes)?;
+        let log = Fields::of(&log, top.place_of("log"), "`log`", &["embedded", "kafka"], mistakes);
+        let log = log.unwrap_or(none.clone());
         let kafka =
             if log.has("kafka") { kafka_settings(&section("kafka", &log), &log, mistakes) } else { None };
         let embedded = section("embedded", &log);
         let known = ["partitions", "fsync", "retention"];
-        let embedded = Fields::of(&embedded, top.place_of("log"), "`log.embedded`", &known, mistakes)?;
+        let embedded = Fields::of(&embedded, top.place_of("log"), "`log.embedded`", &known, mistakes);
+        let embedded = embedded.unwrap_or(none.clone());
         let retention = section("retention", &embedded);
-        let retention = Fields::of(&retention, place, "`retention`", &["time", "bytes"], mistakes)?;
+        let retention = Fields::of(&retention, place, "`retention`", &["time", "bytes"], mistakes);
+        let retention = retention.unwrap_or(none.clone());
         let listen = Fields::of(
             &listen,
             top.place_of("listen"),
             "`listen`",
             &["rest", "grpc", "operate", "advertise"],
             mistakes,
-        )?;
+        )
+        .unwrap_or(none.clone());
         let known = ["append_body", "request_entities", "request_features", "in_flight"];
-        let limits = Fields::of(&limits, top.place_of("limits"), "`limits`", &known, mistakes)?;
+        let limits = Fields::of(&limits, top.place_of("limits"), "`limits`", &known, mistakes);
+        let limits = limits.unwrap_or(none);
         let folder = path.parent().map_or_else(PathBuf::new, Path::to_owned);
         let app = top.text("app", mistakes).unwrap_or_else(|| "thalweg".to_owned());
         if !is_topic(&app) || app.len() > 64 {
@@ -432,7 +440,7 @@ fn set(root: &mut Node, key: &str, value: &str, file: usize) {
         Kind::Text { .. } => property.is_none() && value.starts_with(['"', '\'']),
         _ => property.is_none() && n.text().as_deref() == Some(value),
     };
-    let read = yaml::parse(value, 0).ok().filter(is_wanted);
+    let read = yaml::parse(value, 0).ok().map(|(node, _)| node).filter(is_wanted);
     let text = Kind::Text { text: value.to_owned(), shift: None };
     let mut new = read.unwrap_or(Node::new(place, text));
     new.place = place;

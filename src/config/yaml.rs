@@ -37,8 +37,8 @@ pub struct Node {
     pub place: Place,
     /// What it is.
     pub kind: Kind,
-    /// A number or a truth value as it was written.
-    written: Option<String>,
+    /// What stands in the file, where that says more than the kind.
+    written: Option<Written>,
 }
 
 /// What a node is.
@@ -66,6 +66,15 @@ pub enum Kind {
     Map(Vec<(Key, Node)>),
 }
 
+/// A scalar as it stands in the file.
+#[derive(Clone, Debug)]
+enum Written {
+    /// A number or a truth value.
+    Plain(String),
+    /// A text that is not there as it is: the file from its place on, as far as it may reach.
+    Scalar(String, ScalarStyle),
+}
+
 /// A key of a mapping.
 #[derive(Clone, Debug)]
 pub struct Key {
@@ -85,7 +94,10 @@ impl Node {
     pub fn text(&self) -> Option<String> {
         match &self.kind {
             Kind::Text { text, .. } => Some(text.clone()),
-            Kind::Int(_) | Kind::Float(_) | Kind::Bool(_) => self.written.clone(),
+            Kind::Int(_) | Kind::Float(_) | Kind::Bool(_) => match &self.written {
+                Some(Written::Plain(text)) => Some(text.clone()),
+                _ => None,
+            },
             _ => None,
         }
     }
@@ -110,6 +122,14 @@ impl Node {
                 let before = text.get(..at).map_or(0, |t| t.chars().count());
                 Place { column: self.place.column + shift + before, ..self.place }
             }
+            Kind::Text { text, shift: None } => {
+                let (source, style) = match &self.written {
+                    Some(Written::Scalar(source, style)) => (source, *style),
+                    _ => return self.place,
+                };
+                let before = text.get(..at).map_or(0, |t| t.chars().filter(|c| !c.is_whitespace()).count());
+                place_of_nth(source, style, before, self.place)
+            }
             _ => self.place,
         }
     }
@@ -121,10 +141,12 @@ const NOT_YAML: &str = "not YAML: ";
 /// Reads one document.
 ///
 /// # Errors
-/// The mistakes that keep it from being a tree: ill-formed YAML, repeated keys, excess.
-pub fn parse(text: &str, file: usize) -> Result<Node, Vec<Mistake>> {
+/// The mistake that keeps it from being a tree: ill-formed YAML, or excess. Keys that stand twice do not:
+/// the first is taken, and they come beside it.
+pub fn parse(text: &str, file: usize) -> Result<(Node, Vec<Mistake>), Mistake> {
     let mut builder = Builder {
         file,
+        text,
         events: Parser::new_from_str(text),
         nodes: 0,
         anchors: HashMap::new(),
@@ -133,9 +155,9 @@ pub fn parse(text: &str, file: usize) -> Result<Node, Vec<Mistake>> {
     let root = builder.document().map_err(|m| {
         // What the builder itself refuses is where it says.
         let tab = tab(text, file).filter(|t| m.message.starts_with(NOT_YAML) && t.place.line <= m.place.line);
-        vec![tab.unwrap_or(m)]
+        tab.unwrap_or(m)
     })?;
-    if builder.mistakes.is_empty() { Ok(root) } else { Err(builder.mistakes) }
+    Ok((root, builder.mistakes))
 }
 
 /// The first line that is indented with a tab: the usual cause of errors that are reported far
@@ -149,6 +171,7 @@ fn tab(text: &str, file: usize) -> Option<Mistake> {
 
 struct Builder<'a> {
     file: usize,
+    text: &'a str,
     events: Parser<'a, saphyr_parser::StrInput<'a>>,
     nodes: usize,
     anchors: HashMap<usize, (Node, usize)>,
@@ -174,6 +197,22 @@ impl<'a> Builder<'a> {
             }
             None => Err(end),
         }
+    }
+
+    /// The file from `place` on: all of a scalar of `length` bytes, whatever of it is written longer.
+    fn source_from(&self, place: Place, length: usize) -> String {
+        let lines = self.text.split_inclusive('\n').skip(place.line - 1);
+        let mut source = String::new();
+        for (i, line) in lines.enumerate() {
+            let from =
+                if i == 0 { line.char_indices().nth(place.column - 1).map_or(0, |(at, _)| at) } else { 0 };
+            source.push_str(&line[from..]);
+            // Indentation, escapes and blank lines.
+            if source.len() > length * 8 + 1024 {
+                break;
+            }
+        }
+        source
     }
 
     fn document(&mut self) -> Result<Node, Mistake> {
@@ -215,8 +254,13 @@ impl<'a> Builder<'a> {
                     return Err(Mistake { place, message });
                 }
                 let kind = scalar(text.clone().into_owned(), style);
-                written =
-                    matches!(kind, Kind::Int(_) | Kind::Float(_) | Kind::Bool(_)).then(|| text.into_owned());
+                written = match &kind {
+                    Kind::Int(_) | Kind::Float(_) | Kind::Bool(_) => Some(Written::Plain(text.into_owned())),
+                    Kind::Text { text, shift: None } => {
+                        Some(Written::Scalar(self.source_from(place, text.len()), style))
+                    }
+                    _ => None,
+                };
                 (kind, anchor)
             }
             Event::SequenceStart(anchor, _) => {
@@ -273,6 +317,7 @@ impl<'a> Builder<'a> {
                 let line = first.place.line;
                 let message = format!("`{name}` stands twice; expected each key once (first on line {line})");
                 self.mistakes.push(Mistake { place, message });
+                continue;
             }
             entries.push((Key { name, place }, value));
         }
@@ -287,13 +332,70 @@ fn count(node: &Node) -> usize {
     }
 }
 
+/// Where the character of a scalar stands that has `before` visible ones before it. `source` begins at
+/// `start`.
+fn place_of_nth(source: &str, style: ScalarStyle, before: usize, start: Place) -> Place {
+    let mut place = start;
+    let mut characters = source.chars().peekable();
+    let mut seen = 0;
+    let step = |place: &mut Place, c: char| {
+        if c == '\n' {
+            *place = Place { line: place.line + 1, column: 1, ..*place };
+        } else {
+            place.column += 1;
+        }
+    };
+    match style {
+        // What announces a block is a line of its own.
+        ScalarStyle::Literal | ScalarStyle::Folded if source.starts_with(['|', '>']) => {
+            for c in characters.by_ref() {
+                step(&mut place, c);
+                if c == '\n' {
+                    break;
+                }
+            }
+        }
+        ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => {
+            characters.next();
+            place.column += 1;
+        }
+        _ => {}
+    }
+    while let Some(c) = characters.next() {
+        let mut is_visible = !c.is_whitespace();
+        let escaped = match (style, c) {
+            (ScalarStyle::DoubleQuoted, '\\') => {
+                let escaped = characters.peek().copied();
+                is_visible = !matches!(escaped, Some('n' | 't' | 'r' | ' ' | '\n'));
+                match escaped {
+                    Some('x') => 3,
+                    Some('u') => 5,
+                    Some('U') => 9,
+                    _ => 1,
+                }
+            }
+            (ScalarStyle::SingleQuoted, '\'') => 1,
+            _ => 0,
+        };
+        if is_visible && seen == before {
+            return place;
+        }
+        seen += usize::from(is_visible);
+        step(&mut place, c);
+        for c in characters.by_ref().take(escaped) {
+            step(&mut place, c);
+        }
+    }
+    start
+}
+
 /// A scalar by YAML 1.2's core schema.
 fn scalar(text: String, style: ScalarStyle) -> Kind {
     match style {
         ScalarStyle::Plain => plain(text),
         ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => {
-            let is_literal = !text.contains(['\n', '\\', '\'', '"']);
-            Kind::Text { text, shift: is_literal.then_some(1) }
+            // Escapes and folded lines are looked up in the file.
+            Kind::Text { text, shift: None }
         }
         _ => Kind::Text { text, shift: None },
     }
@@ -319,6 +421,5 @@ fn plain(text: String) -> Kind {
     if is_numeric && let Ok(x) = text.parse::<f64>() {
         return Kind::Float(x);
     }
-    let is_one_line = !text.contains('\n');
-    Kind::Text { text, shift: is_one_line.then_some(0) }
+    Kind::Text { text, shift: None }
 }

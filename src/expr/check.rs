@@ -55,7 +55,7 @@ struct Checker<'a> {
 type Typed = (Op, Type);
 
 fn wrong(node: &Node, message: impl Into<String>) -> ExprError {
-    ExprError { at: node.at, message: message.into() }
+    ExprError { unknown: None, at: node.at, message: message.into() }
 }
 
 fn constant(value: Value) -> Op {
@@ -178,7 +178,8 @@ impl Checker<'_> {
         }
         let nearest = nearest(&name, self.scope.variables.iter().map(|(n, _)| n.as_str()));
         let hint = nearest.map_or_else(String::new, |n| format!("; did you mean `{n}`"));
-        Err(wrong(node, format!("unknown {} `{name}`{hint}", self.scope.noun)))
+        let error = wrong(node, format!("unknown {} `{name}`{hint}", self.scope.noun));
+        Err(ExprError { unknown: Some(name), ..error })
     }
 
     fn list(&mut self, node: &Node, items: &[Node]) -> Result<Typed, ExprError> {

@@ -58,7 +58,7 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Spanned>, ExprError> {
             Token::Symbol(symbol)
         } else {
             let c = text[i..].chars().next().unwrap_or(' ');
-            return Err(ExprError { at, message: format!("unexpected character {c:?}") });
+            return Err(ExprError { unknown: None, at, message: format!("unexpected character {c:?}") });
         };
         out.push(Spanned { token, at });
     }
@@ -82,7 +82,7 @@ fn number(text: &str, start: usize) -> Result<(Token, usize), ExprError> {
         }
         i
     };
-    let wrong = |message: &str| ExprError { at: start, message: message.to_owned() };
+    let wrong = |message: &str| ExprError { unknown: None, at: start, message: message.to_owned() };
     if text[start..].starts_with("0x") || text[start..].starts_with("0X") {
         let end = (start + 2..bytes.len()).find(|i| !bytes[*i].is_ascii_hexdigit()).unwrap_or(bytes.len());
         let n =
@@ -144,7 +144,8 @@ fn string(text: &str, start: usize) -> Result<(Token, usize), ExprError> {
                 out.extend(rest.next());
             }
             Some('\\') => {
-                let unknown = || ExprError { at, message: "unknown escape in a string".to_owned() };
+                let unknown =
+                    || ExprError { unknown: None, at, message: "unknown escape in a string".to_owned() };
                 out.push(escape(&mut rest).ok_or_else(unknown)?);
             }
             Some(c) => out.push(c),
@@ -152,7 +153,7 @@ fn string(text: &str, start: usize) -> Result<(Token, usize), ExprError> {
         }
         at = text.len() - rest.as_str().len();
     }
-    Err(ExprError { at: start, message: "the string has no end".to_owned() })
+    Err(ExprError { unknown: None, at: start, message: "the string has no end".to_owned() })
 }
 
 /// The character that is written behind a backslash.

@@ -115,6 +115,8 @@ pub struct ExprError {
     pub at: usize,
     /// One sentence.
     pub message: String,
+    /// The name that is not known, if that is what is wrong.
+    pub unknown: Option<String>,
 }
 
 /// A compiled expression.
@@ -135,7 +137,7 @@ impl Expr {
     pub fn compile(text: &str, scope: &Scope<'_>) -> Result<Self, ExprError> {
         if text.len() > LENGTH_MAX {
             let message = format!("the expression is over {LENGTH_MAX} bytes long");
-            return Err(ExprError { at: 0, message });
+            return Err(ExprError { at: 0, message, unknown: None });
         }
         let ast = parser::parse(text)?;
         check::compile(&ast, scope)

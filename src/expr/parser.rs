@@ -59,7 +59,7 @@ impl Node {
             _ => 0,
         };
         if below >= DEPTH_MAX {
-            return Err(ExprError { at, message: too_deep() });
+            return Err(ExprError { unknown: None, at, message: too_deep() });
         }
         Ok(Self { ast, at, depth: below + 1 })
     }
@@ -122,7 +122,7 @@ impl Parser {
     }
 
     fn wrong(&self, message: String) -> ExprError {
-        ExprError { at: self.at(), message }
+        ExprError { unknown: None, at: self.at(), message }
     }
 
     fn accept(&mut self, symbol: &str) -> bool {
@@ -225,7 +225,11 @@ impl Parser {
                 } else if let Ast::Name(names) = &mut node.ast {
                     names.push(name);
                 } else {
-                    return Err(ExprError { at, message: format!("nothing here has a member `{name}`") });
+                    return Err(ExprError {
+                        unknown: None,
+                        at,
+                        message: format!("nothing here has a member `{name}`"),
+                    });
                 }
             } else if self.accept("[") {
                 let index = self.ternary()?;
@@ -267,7 +271,9 @@ impl Parser {
                     "true" => Ast::Bool(true),
                     "false" => Ast::Bool(false),
                     "null" => Ast::Null,
-                    "in" => return Err(ExprError { at, message: "unexpected `in`".to_owned() }),
+                    "in" => {
+                        return Err(ExprError { unknown: None, at, message: "unexpected `in`".to_owned() });
+                    }
                     _ if self.accept("(") => Ast::Call(name, self.arguments(")")?),
                     _ => Ast::Name(vec![name]),
                 };

@@ -20,15 +20,14 @@ pub(super) fn group(
     definitions: &Definitions,
     mistakes: &mut Mistakes,
 ) -> Option<Group> {
-    let is_unknown = |name: &String| !definitions.unreadable.contains(name);
     let entity = definitions.entities.iter().position(|e| e.name == def.entity.value);
-    if entity.is_none() && is_unknown(&def.entity.value) {
+    if entity.is_none() && !mistakes.is_excused(&def.entity.value) {
         let hint = did_you_mean(&def.entity.value, definitions.entities.iter().map(|e| e.name.as_str()));
         let message = format!("unknown entity `{}`; expected one of `entities`{hint}", def.entity.value);
         mistakes.push(def.entity.place, message);
     }
     let source = topology.sources.iter().find(|s| s.name == def.source.value);
-    if source.is_none() && is_unknown(&def.source.value) {
+    if source.is_none() && !mistakes.is_excused(&def.source.value) {
         let hint = did_you_mean(&def.source.value, topology.sources.iter().map(|s| s.name.as_str()));
         let message = format!("unknown source `{}`; expected one of `sources`{hint}", def.source.value);
         mistakes.push(def.source.place, message);
@@ -38,7 +37,9 @@ pub(super) fn group(
     let filter = def.filter.as_ref().and_then(|f| compile_as(f, ScalarType::Bool, &scope, mistakes));
     let mut plan = Plan { source: &source, columns: Vec::new(), flags: Vec::new(), features: Vec::new() };
     for feature in &def.features {
-        plan.add(feature, mistakes);
+        if plan.add(feature, mistakes).is_none() {
+            mistakes.note_unreadable(&feature.name);
+        }
     }
     let entity = entity?;
     let entity_def = &definitions.entities[entity];
@@ -234,14 +235,17 @@ impl Plan<'_> {
         let scope = Scope::of_fields(&self.source.variables);
         let column = match &def.of {
             None => None,
-            Some(text) => Some(shared(&mut self.columns, text, || scalar_expr(text, &scope, mistakes))?),
+            Some(text) => Some(shared(&mut self.columns, text, || scalar_expr(text, &scope, mistakes))),
         };
         let flag = match &def.filter {
             None => None,
             Some(text) => {
-                Some(shared(&mut self.flags, text, || compile_as(text, ScalarType::Bool, &scope, mistakes))?)
+                Some(shared(&mut self.flags, text, || compile_as(text, ScalarType::Bool, &scope, mistakes)))
             }
         };
+        // Both are looked at, whatever is wrong with one.
+        let column = column.map_or(Some(None), |found| found.map(Some))?;
+        let flag = flag.map_or(Some(None), |found| found.map(Some))?;
         let column_type = column.map(|c| scalar_of(&self.columns[c].1));
         type_rule(def, column_type, mistakes)?;
         let value_type = value_type(def, column_type);

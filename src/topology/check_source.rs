@@ -14,7 +14,10 @@ pub(super) fn compile(text: &ExprText, scope: &Scope<'_>, mistakes: &mut Mistake
     match Expr::compile(&text.text, scope) {
         Ok(expr) => Some(expr),
         Err(error) => {
-            mistakes.push(text.node.place_in(error.at), error.message);
+            // What could not be read is told where it stands.
+            if !error.unknown.is_some_and(|name| mistakes.is_excused(&name)) {
+                mistakes.push(text.node.place_in(error.at), error.message);
+            }
             None
         }
     }
@@ -66,6 +69,8 @@ pub(super) fn source(index: usize, def: &SourceDef, mistakes: &mut Mistakes) -> 
         if let Some(origin) = origin {
             fields.push(Field { name: field.name.clone(), scalar: field.scalar, origin });
             variables.push((field.name.clone(), Type::Scalar(field.scalar)));
+        } else {
+            mistakes.note_unreadable(&field.name);
         }
     }
     let scope = Scope::of_fields(&variables);

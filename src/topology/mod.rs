@@ -242,6 +242,8 @@ impl Topology {
             if let Some(group) = check_group::group(index, def, &topology, definitions, mistakes) {
                 topology.groups.push(Arc::new(group));
                 kept.push(def);
+            } else {
+                mistakes.note_unreadable(&def.name);
             }
         }
         topology.on_demand = on_demand::all(&kept, &topology, mistakes);

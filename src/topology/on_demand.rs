@@ -95,9 +95,9 @@ fn order(pending: &[Pending<'_>], compiled: Vec<Option<OnDemand>>, mistakes: &mu
         place[i] = Some(sorted.len());
         sorted.push(feature);
     }
-    let is_broken = compiled.iter().any(Option::is_none);
-    for (i, c) in compiled.iter().enumerate() {
-        if c.is_some() && place[i].is_none() && !is_broken {
+    let excused = excused(&compiled);
+    for i in 0..compiled.len() {
+        if place[i].is_none() && !excused[i] {
             let def = pending[i].def;
             let message = format!(
                 "on-demand feature `{}` uses itself, directly or through others; expected no circle",
@@ -107,4 +107,20 @@ fn order(pending: &[Pending<'_>], compiled: Vec<Option<OnDemand>>, mistakes: &mu
         }
     }
     sorted
+}
+
+/// Those that are broken, or use something that is: why they cannot be placed is told already.
+fn excused(compiled: &[Option<OnDemand>]) -> Vec<bool> {
+    let mut excused: Vec<bool> = compiled.iter().map(Option::is_none).collect();
+    loop {
+        let uses_one = |c: &OnDemand| {
+            c.inputs.iter().any(|input| matches!(input, Input::OnDemand(other) if excused[*other]))
+        };
+        let next =
+            compiled.iter().enumerate().position(|(i, c)| !excused[i] && c.as_ref().is_some_and(uses_one));
+        match next {
+            Some(i) => excused[i] = true,
+            None => return excused,
+        }
+    }
 }

@@ -318,3 +318,92 @@ fn a_source_cannot_read_what_the_application_writes() {
     assert_ne!(code, 0);
     assert!(said.contains("`test-dead-letters`, which this application writes itself"), "{said}");
 }
+
+#[test]
+fn places_in_expressions_of_many_lines_are_those_in_the_file() {
+    let forms = [
+        ("    where: |\n      ok\n\n      && amount > 1.0\n      && amuont > 2.0\n", 23, 10),
+        ("    where: >-\n      ok\n      && amount > 1.0 &&\n        amuont > 2.0\n", 22, 9),
+        ("    where: ok\n      && amount > 1.0\n      && amuont > 2.0\n", 21, 10),
+        ("    where: \"ok\n      && 'a' != \\\"b\\\"\n      && amuont > 2.0\"\n", 21, 10),
+        ("    where: 'ok && ''it'' != ''b''\n      && amuont > 2.0'\n", 20, 10),
+        ("    where: \"ok && 'a' != 'b' && amuont > 2.0\"\n", 19, 33),
+        ("    where: ok && amuont > 2.0\n", 19, 18),
+    ];
+    for (form, line, column) in forms {
+        let text = format!("{HEAD}{form}    features: {{ n: {{ aggregate: count, window: 1h }} }}\n");
+        let place = Place::new(&text, "");
+        let (code, out, _) = check(&place);
+        assert_eq!(code, 1, "{form}");
+        assert!(out.contains(&format!(":{line}:{column}: error: unknown field `amuont`")), "{form}\n{out}");
+    }
+}
+
+#[test]
+fn one_mistake_neither_hides_others_nor_makes_them() {
+    let good = "    features: { n: { aggregate: count, window: 1h } }\n";
+    for (text, expected) in [
+        // A field that cannot be read is used by others.
+        (
+            HEAD.replace("amount: { type: float64 }\n      n:", "amount: { type: flot64 }\n      n:")
+                + "    where: amount > 1.0\n    features: { s: { aggregate: sum, of: amount, window: 1h } }\n    on_demand: { d: { expr: s + 1.0, type: float64 } }\n",
+            vec![12],
+        ),
+        // A key that stands twice, and something else.
+        (
+            format!(
+                "{HEAD}    where: ok\n    where: ok\n    features: {{ n: {{ aggregate: maen, of: amount, window: 1h }} }}\n"
+            ),
+            vec![20, 21],
+        ),
+        // A source without its event time.
+        (
+            HEAD.replace("    event_time: { path: at, format: rfc3339 }\n", "    grace: 10\n")
+                + "    where: oj\n"
+                + good,
+            vec![7, 9, 19],
+        ),
+        // A feature with three mistakes.
+        (
+            format!(
+                "{HEAD}    features:\n      n: {{ aggregate: sum, of: amuont,\n        where: nn == 1,\n        window: 1x }}\n"
+            ),
+            vec![20, 21, 22],
+        ),
+        (
+            HEAD.replace("    source: payments\n", "    now: wal\n") + "    emit: never\n" + good,
+            vec![16, 18, 19],
+        ),
+        // A circle beside another mistake.
+        (
+            format!(
+                "{HEAD}{good}    on_demand:\n      a: {{ expr: b + 1, type: int64 }}\n      b: {{ expr: a + 1, type: int64 }}\n      c: {{ expr: m + 1, type: int64 }}\n"
+            ),
+            vec![21, 22, 23],
+        ),
+    ] {
+        let place = Place::new(&text, "");
+        let (_, out, _) = check(&place);
+        let found: Vec<usize> = out
+            .lines()
+            .map(|l| l.rsplit(".yaml:").next().and_then(|l| l.split(':').next()?.parse().ok()).unwrap_or(0))
+            .collect();
+        assert_eq!(found, expected, "{text}\n{out}");
+    }
+    let place = Place::new(HEAD, "limits: 5\nworkers: -1");
+    let (code, _, said) = run(&["config", "--config", place.config().to_str().expect("UTF-8")], None);
+    assert!(code == 1 && said.contains("`limits`") && said.contains("`workers`"), "{said}");
+    // A file that cannot be read says nothing of what the others refer to.
+    let place = Place::new(&format!("{HEAD}{good}"), "");
+    let other = place.folder.path().join("other.yaml");
+    std::fs::write(&other, "feature_groups:\n  h:\n    entity: nobody\n    source: nothing\n    features: { n: { aggregate: count, window: 1h } }\n").expect("writable");
+    let broken = place.folder.path().join("broken.yaml");
+    std::fs::write(&broken, "sources: [").expect("writable");
+    let files = [&other, &broken].map(|p| p.to_str().expect("UTF-8").to_owned());
+    let (_, out, _) = run(&["check", &files[0], &files[1]], None);
+    assert!(out.lines().count() == 1 && out.contains("broken.yaml"), "{out}");
+}
+
+fn check(place: &Place) -> (i32, String, String) {
+    run(&["check", place.folder.path().join("features.yaml").to_str().expect("UTF-8")], None)
+}
