@@ -426,7 +426,11 @@ fn group(key: &Key, node: &Node, mistakes: &mut Mistakes) -> Option<GroupDef> {
     let ttl = fields.limit("ttl", mistakes).flatten();
     let mut features = Vec::new();
     if let Some(node) = fields.get("features") {
-        for (key, node) in entries(node, "`features`", mistakes).unwrap_or_default() {
+        let all = entries(node, "`features`", mistakes);
+        if all.is_some_and(<[_]>::is_empty) {
+            mistakes.push(node.place, format!("{what} has no `features`; expected at least one"));
+        }
+        for (key, node) in all.unwrap_or_default() {
             name_rule(key, mistakes);
             match feature(key, node, ttl, mistakes) {
                 Some(def) => features.push(def),

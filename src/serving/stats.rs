@@ -43,8 +43,12 @@ impl View {
             total.applied += counts.applied;
             total.entities += counts.entities;
             if task.groups[slot].is_local {
-                rows += counts.entities;
-                bytes += task.store.disk_bytes();
+                // What groups of one task share is theirs by their rows.
+                let own = counts.entities + counts.sealed;
+                let local = task.groups.iter().zip(&state.groups).filter(|(to, _)| to.is_local);
+                let all: u64 = local.map(|(_, counts)| counts.entities + counts.sealed).sum();
+                rows += own;
+                bytes += (task.store.disk_bytes() as f64 * own as f64 / all.max(1) as f64) as u64;
             }
         }
         (total, rows, bytes)

@@ -27,13 +27,29 @@ impl SplitMix {
     }
 }
 
+/// The oracle goes down a level for each `||` of an expression.
+const STACK: usize = 64 << 20;
+
 /// Compares all features of `entities` random entities at random readable times, as long as somebody
 /// wants to know.
 ///
 /// # Errors
 /// There is no entity. A log that was cut or cannot be read, definitions that the oracle cannot work
 /// with. Nobody wants to know.
-pub fn verify(view: &View, entities: usize, seed: u64, is_wanted: &dyn Fn() -> bool) -> Result<Json> {
+pub fn verify(
+    view: &View,
+    entities: usize,
+    seed: u64,
+    is_wanted: &(dyn Fn() -> bool + Sync),
+) -> Result<Json> {
+    std::thread::scope(|scope| {
+        let deep = std::thread::Builder::new().name("verify".to_owned()).stack_size(STACK);
+        let verifying = deep.spawn_scoped(scope, || compare_all(view, entities, seed, is_wanted))?;
+        verifying.join().unwrap_or_else(|_| Err(Error::internal("the comparison has panicked")))
+    })
+}
+
+fn compare_all(view: &View, entities: usize, seed: u64, is_wanted: &dyn Fn() -> bool) -> Result<Json> {
     let check_wanted =
         || if is_wanted() { Ok(()) } else { Err(Error::unavailable("nobody waits for the answer")) };
     let topics = view.topology.topics();

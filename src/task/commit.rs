@@ -120,8 +120,9 @@ impl Runner {
                 break;
             }
             let slot = state.cache.slot(dirty.slot);
-            let to = self.task.groups.iter().find(|g| slot.key[1..5] == g.id.to_be_bytes());
-            if let Some(to) = to {
+            let group = self.task.groups.iter().position(|g| slot.key[1..5] == g.id.to_be_bytes());
+            if let Some(group) = group {
+                let to = &self.task.groups[group];
                 let head = slot.unit.encode_head(&to.group.layout);
                 let mut size = head.len();
                 rows.put(head_key(&slot.key), head);
@@ -133,6 +134,8 @@ impl Runner {
                 for id in dead {
                     rows.delete(row_key(&slot.key, *id));
                 }
+                let sealed = &mut self.groups[group].sealed;
+                *sealed = (*sealed + fresh.len() as u64).saturating_sub(dead.len() as u64);
                 pressure = pressure.saturating_sub(size + slot.key.len());
             }
             due.push(dirty.slot);

@@ -75,6 +75,9 @@ pub struct GroupCounts {
     pub applied: u64,
     /// Units that exist.
     pub entities: u64,
+    /// Rows that were handed over beside their HEADs.
+    #[serde(default)]
+    pub sealed: u64,
 }
 
 /// Up to how far back a source partition is known (SEMANTICS §4, "Coverage").

@@ -117,13 +117,17 @@ impl Runner {
             if self.forget(&prefix, limits[slot]) {
                 self.groups[slot].entities = self.groups[slot].entities.saturating_sub(1);
                 self.removed.insert(prefix.clone());
+                let mut sealed = 0_u64;
                 self.task.store.scan(&prefix, &mut |key, _| {
                     let is_own = key.starts_with(&prefix);
                     if is_own {
+                        sealed += u64::from(!is_head(key));
                         batch.delete(key.to_vec());
                     }
                     is_own
                 })?;
+                let known = &mut self.groups[slot].sealed;
+                *known = known.saturating_sub(sealed);
             }
         }
         Ok(batch)

@@ -338,9 +338,14 @@ pub(super) fn default_value(node: &Option<Node>, value_type: Type, mistakes: &mu
             .collect::<Option<Vec<Value>>>()
             .map(|items| Value::List(items.into())),
         (Type::Ranking(_), Kind::List(items)) if items.is_empty() => Some(Value::List([].into())),
-        (Type::Counts(_), Kind::Map(entries)) => entries
+        (Type::Counts(key), Kind::Map(entries)) => entries
             .iter()
-            .map(|(key, node)| Some((key.name.as_str().into(), value_of(node, ScalarType::Int64)?)))
+            .map(|(entry, node)| {
+                let is_key = key != ScalarType::Int64 || entry.name.parse::<i64>().is_ok();
+                let count =
+                    value_of(node, ScalarType::Int64).filter(|n| matches!(n, Value::Int(0..)) && is_key)?;
+                Some((entry.name.as_str().into(), count))
+            })
             .collect::<Option<Vec<_>>>()
             .map(|entries| Value::Map(entries.into())),
         _ => None,

@@ -108,7 +108,14 @@ pub(super) fn source(index: usize, def: &SourceDef, mistakes: &mut Mistakes) -> 
 /// Variables of the record key: plain fields of type string or int64.
 fn record_key(def: &SourceDef, mistakes: &mut Mistakes) -> Option<Vec<usize>> {
     let mut key = Vec::new();
-    for named in def.key.as_ref()? {
+    for (i, named) in def.key.as_ref()?.iter().enumerate() {
+        if def.key.iter().flatten().take(i).any(|other| other.value == named.value) {
+            mistakes
+                .push(named.place, format!("`{}` stands twice in `key`; expected each once", named.value));
+        }
+        if mistakes.is_excused(&named.value) {
+            continue;
+        }
         let Some(position) = def.fields.iter().position(|f| f.name == named.value) else {
             let hint = did_you_mean(&named.value, def.fields.iter().map(|f| f.name.as_str()));
             let message = format!(

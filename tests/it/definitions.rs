@@ -340,6 +340,26 @@ fn places_in_expressions_of_many_lines_are_those_in_the_file() {
 }
 
 #[test]
+fn what_would_do_nothing_or_be_of_another_type_is_refused() {
+    let feature = |text: &str| format!("{HEAD}    features:\n      f: {text}\n");
+    for (text, word) in [
+        (feature("{ aggregate: value_counts, of: n, window: 1h, default: { abc: 1 } }"), "default"),
+        (feature("{ aggregate: value_counts, of: n, window: 1h, default: { '5': -3 } }"), "default"),
+        (format!("{HEAD}    features: {{}}\n"), "no `features`"),
+        (
+            feature("{ aggregate: count, window: 1h }")
+                .replace("    key: user_id\n", "    key: [user_id, user_id]\n"),
+            "stands twice in `key`",
+        ),
+    ] {
+        let (code, out, _) = check(&Place::new(&text, ""));
+        assert!(code == 1 && out.lines().count() == 1 && out.contains(word), "{text}\n{out}");
+    }
+    let good = feature("{ aggregate: value_counts, of: n, window: 1h, default: { '5': 3 } }");
+    assert_eq!(check(&Place::new(&good, "")).0, 0);
+}
+
+#[test]
 fn one_mistake_neither_hides_others_nor_makes_them() {
     let good = "    features: { n: { aggregate: count, window: 1h } }\n";
     for (text, expected) in [

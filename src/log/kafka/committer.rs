@@ -8,7 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rdkafka::consumer::{BaseConsumer, ConsumerGroupMetadata};
 
-use super::offsets::committed;
+use super::offsets::surely_committed;
 use super::producer::{Failure, RENEW_PAUSE, Transactions};
 use super::{TIMEOUT, failed};
 use crate::error::Result;
@@ -57,7 +57,7 @@ fn resolve(
         let found = transactions.renew().map_err(failed("start a producer")).and_then(|()| {
             let reader: BaseConsumer =
                 transactions.options().reader().create().map_err(failed("read committed offsets"))?;
-            committed(&reader, &inputs, TIMEOUT)
+            surely_committed(&reader, &inputs, TIMEOUT)
         });
         match found {
             Ok(found) => {

@@ -88,6 +88,23 @@ pub(super) fn committed(
     Ok(found.into_iter().map(|one| one.map(|c| (c.next, c.txn))).collect())
 }
 
+/// The same where "none" matters: it may be the answer of a coordinator that has just moved.
+pub(super) fn surely_committed(
+    reader: &BaseConsumer<impl ConsumerContext + 'static>,
+    inputs: &[(&str, u32)],
+    timeout: Duration,
+) -> Result<Vec<Option<(Offset, String)>>> {
+    let mut found = committed(reader, inputs, timeout)?;
+    for _ in 0..3 {
+        if found.iter().all(Option::is_some) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+        found = committed(reader, inputs, timeout)?;
+    }
+    Ok(found)
+}
+
 impl KafkaLog {
     /// What is committed for the task on `partition` of `topic`.
     ///
@@ -103,13 +120,8 @@ impl KafkaLog {
                 committed(reader, &inputs, TIMEOUT)?
             }
         };
-        // "None" may be the answer of a coordinator that has just moved.
-        for _ in 0..3 {
-            if found[0].is_some() {
-                break;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-            found = committed(reader, &inputs, TIMEOUT)?;
+        if found[0].is_none() {
+            found = surely_committed(reader, &inputs, TIMEOUT)?;
         }
         let (start, end) = self.watermarks(topic, partition)?;
         Ok(Recovered { committed: found.remove(0), start, end })
