@@ -344,7 +344,8 @@ async fn readyz(State(shared): State<Shared>) -> Result<Response> {
     if is_well {
         return Ok((StatusCode::OK, "ready\n").into_response());
     }
-    Err(Error::unavailable("a partition has failed").with_hint("GET /v1/health says which and why"))
+    Err(Error::unavailable("a partition has failed, or is opened anew")
+        .with_hint("GET /v1/health says which and why"))
 }
 
 async fn inspect_partitions(State(shared): State<Shared>) -> Result<Response> {

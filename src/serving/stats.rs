@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 
 use serde_json::{Map, Value as Json, json};
 
+use super::owned::Owned;
 use super::view::View;
 use crate::codec::Reason;
 use crate::error::Result;
@@ -109,8 +110,8 @@ impl View {
     /// `GET /v1/health`, and whether all is well.
     pub fn health(&self) -> (bool, Json) {
         let mut is_well = true;
-        let partitions: Vec<Json> = self
-            .owned()
+        let owned = self.owned();
+        let mut partitions: Vec<Json> = owned
             .tasks
             .iter()
             .map(|task| {
@@ -147,8 +148,33 @@ impl View {
                 partition
             })
             .collect();
+        // Without others all of them are this node's, also while one is opened anew.
+        for (topic, partition) in self.away(&owned) {
+            is_well = false;
+            let task = format!("{topic}/{partition}");
+            partitions
+                .push(json!({ "task": task, "topic": topic, "partition": partition, "state": "restoring" }));
+        }
         let status = if is_well { "ok" } else { "unavailable" };
         (is_well, json!({ "status": status, "partitions": partitions }))
+    }
+}
+
+impl View {
+    /// Inputs of tasks that nobody has, where there is nobody else.
+    fn away(&self, owned: &Owned) -> Vec<(String, u32)> {
+        if self.cluster().is_some() {
+            return Vec::new();
+        }
+        let sources = self.topology.topics().into_iter().map(str::to_owned);
+        let repartitioned = self.topology.groups.iter().filter(|g| !g.is_direct);
+        let between = repartitioned.map(|g| g.repartition_topic(&self.app));
+        let has = |topic: &str, p: u32| owned.tasks.iter().any(|t| t.topic == topic && t.partition == p);
+        let of_topic = |topic: String| {
+            let all = 0..self.log.partitions(&topic).unwrap_or(0);
+            all.filter(|p| !has(&topic, *p)).map(|p| (topic.clone(), p)).collect::<Vec<_>>()
+        };
+        sources.chain(between).flat_map(of_topic).collect()
     }
 }
 

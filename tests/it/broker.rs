@@ -35,8 +35,10 @@ impl Broker {
 
     /// `log:` of a configuration, with short timeouts.
     pub fn log(&self, partitions: u32) -> String {
+        // KIP-848, when asked for; brokers set its times then.
+        let protocol = std::env::var("THALWEG_TEST_GROUP_PROTOCOL").unwrap_or_else(|_| "classic".to_owned());
         format!(
-            "log: {{ kafka: {{ brokers: [\"{}\"], partitions: {partitions}, properties: {{ session.timeout.ms: 6000, heartbeat.interval.ms: 500 }} }} }}",
+            "log: {{ kafka: {{ brokers: [\"{}\"], partitions: {partitions}, properties: {{ group.protocol: {protocol}, session.timeout.ms: 6000, heartbeat.interval.ms: 500 }} }} }}",
             self.bootstrap
         )
     }

@@ -216,7 +216,7 @@ fn the_consumer_protocol_moves_partitions_and_loses_nothing() {
     let broker = Broker::start();
     broker.create("payments", PARTITIONS);
     let place = || {
-        let log = broker.log(PARTITIONS).replace("properties: {", "properties: { group.protocol: consumer,");
+        let log = broker.log(PARTITIONS).replace("group.protocol: classic", "group.protocol: consumer");
         Place::new(DEFINITIONS, &format!("checkpoint_interval: 1s\ncommit_interval: 50ms\n{log}"))
     };
     let (first, other) = (place(), place());

@@ -200,6 +200,8 @@ fn too_many_open_files_are_survived() {
         user += 10;
         !is_running()
     });
+    let mut health = agent.get(format!("{}/v1/health", engine.rest)).call().expect("an answer");
+    assert_eq!(health.status(), 503, "{:?}", health.body_mut().read_to_string());
     limit(&before);
     eventually("the task has not come back", || append(0..1) == 200 && is_running());
     let stats = engine.settled_stats();

@@ -82,6 +82,6 @@ impl SyncedMark {
             path.display()
         );
         Err(Error::corrupted(message)
-            .with_hint("put back a copy of the whole data_dir, or start with an empty one"))
+            .with_hint("put back a copy of the whole data_dir, or start with an empty one; of a copy that was made while the engine ran, remove log.synced"))
     }
 }
