@@ -166,9 +166,11 @@ impl Loop {
                 }
                 is_pressed |= runner.is_under_pressure();
             }
-            self.end_interrupted();
             // Events are applied while a commit is under way; who waits for memory waits for it.
             let is_settled = self.settle(if is_pressed { IDLE_WAIT } else { Duration::ZERO });
+            if is_settled {
+                self.end_interrupted();
+            }
             if is_settled && (is_pressed || committed_at.elapsed() >= self.commit_interval) {
                 self.silence_failed();
                 self.begin_commit(false);
@@ -411,8 +413,12 @@ impl Loop {
         prepared
     }
 
-    /// Ends tasks that cannot go on as they are, and takes them over anew.
+    /// Ends tasks that cannot go on as they are, and takes them over anew. Never while a commit is under
+    /// way: who takes over must see what it made durable.
     fn end_interrupted(&mut self) {
+        if self.flight.is_some() {
+            return;
+        }
         let ended = self.runners.iter().filter_map(|r| Some((r.task().name.clone(), r.interrupted()?)));
         let (tasks, why): (Vec<String>, Vec<String>) = ended.unzip();
         if let Some(why) = why.first() {

@@ -14,8 +14,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How long a connection may take to send the head of a request, the first or the next.
 const HEAD_MAX: Duration = Duration::from_secs(30);
-/// Between two looks whether a silent peer of HTTP/2 is there.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Pause after a connection that could not be accepted: for want of files, mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Share of the files of this process that connections of one listener may be.
@@ -36,9 +34,9 @@ pub async fn serve_rest(
     connections_max: usize,
     stopped: impl Future<Output = ()>,
 ) {
-    let mut builder = Builder::new(TokioExecutor::new());
+    // To find out which protocol is spoken it would wait for ever.
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
-    builder.http2().timer(TokioTimer::new()).keep_alive_interval(KEEP_ALIVE);
     let connections = Arc::new(Semaphore::new(connections_max));
     let graceful = GracefulShutdown::new();
     tokio::pin!(stopped);

@@ -71,6 +71,10 @@ impl Runner {
     /// # Errors
     /// The store cannot be read.
     pub fn prepare_commit(&mut self, everything: bool) -> Result<Option<(TaskCommit, PendingCommit)>> {
+        // What it had captured when it was interrupted is in no commit: a later barrier would pass it.
+        if self.interrupted.is_some() {
+            return Ok(None);
+        }
         let now = Instant::now();
         let sweep = self.sweep()?;
         if self.task.status() != Status::Running

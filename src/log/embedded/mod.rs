@@ -183,8 +183,8 @@ fn db_options(options: &LogOptions) -> Options {
     // Files go whole, once nothing of them is left: to collect garbage would copy what is kept, again
     // and again.
     db.set_enable_blob_gc(false);
-    // Damage is not cut off with all that follows it.
-    db.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    // What is lost behind damage is noticed by the mark beside the log.
+    db.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
     db.set_blob_compression_type(DBCompressionType::Lz4);
     db.set_write_buffer_size((options.buffer_bytes / 2).max(4 << 20));
     db.set_max_write_buffer_number(2);

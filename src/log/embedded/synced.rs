@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use rocksdb::{DB, DBRecoveryMode, ErrorKind, Options};
+use rocksdb::{DB, Options};
 
 use super::failed;
 use crate::error::{Error, Result};
@@ -52,21 +52,12 @@ impl SyncedMark {
     /// # Errors
     /// It does; it cannot be opened.
     pub fn open_log(&self, options: &Options, path: &Path) -> Result<DB> {
-        let opened = DB::open(options, path);
-        let is_damaged = opened.as_ref().is_err_and(|e| e.kind() == ErrorKind::Corruption);
-        let db = if is_damaged && path.join("CURRENT").exists() {
-            // What was being written when power was lost is no loss, however it looks. Looked at first:
-            // opening for writing cuts the log off.
-            let mut options = options.clone();
-            options.set_wal_recovery_mode(DBRecoveryMode::PointInTime);
-            let before = DB::open_for_read_only(&options, path, false).map_err(failed("open the log"))?;
-            self.check(&before, path)?;
-            drop(before);
-            tracing::warn!("the log ends with a damaged record that was never acknowledged: it is left out");
-            DB::open(&options, path).map_err(failed("open the log"))?
-        } else {
-            opened.map_err(failed("open the log"))?
-        };
+        if self.before > 0 && path.join("CURRENT").exists() {
+            // Looked at first: opening for writing cuts off what is behind damage. What was being written
+            // when power was lost is no loss, however it looks.
+            self.check(&DB::open_for_read_only(options, path, false).map_err(failed("open the log"))?, path)?;
+        }
+        let db = DB::open(options, path).map_err(failed("open the log"))?;
         self.check(&db, path)?;
         Ok(db)
     }
