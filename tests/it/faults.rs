@@ -456,7 +456,7 @@ impl Faults {
         for message in self.broker.read("test-by_shop-v1-repartition") {
             let (Some(key), Some(value)) = (message.key(), message.payload()) else { continue };
             // Version, kind, source partition, offset.
-            if key == shop.as_bytes() && value[1] == b'e' {
+            if key.ends_with(shop.as_bytes()) && value[1] == b'e' {
                 let partition = u32::from_le_bytes(value[2..6].try_into().expect("four bytes"));
                 let offset = u64::from_le_bytes(value[6..14].try_into().expect("eight bytes"));
                 found.entry((partition, offset)).or_default().push(message.offset());
