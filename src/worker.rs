@@ -45,7 +45,7 @@ pub struct WorkerOptions {
     /// Its side of the log.
     pub session: Box<dyn Session>,
     /// Who opens tasks that it is given later.
-    pub host: Option<Box<dyn Host>>,
+    pub host: Box<dyn Host>,
     /// How long it may answer without hearing from its group.
     pub lease: Option<Arc<Lease>>,
     /// Distance of commits.
@@ -94,7 +94,7 @@ impl Worker {
 struct Loop {
     runners: Vec<Runner>,
     session: Box<dyn Session>,
-    host: Option<Box<dyn Host>>,
+    host: Box<dyn Host>,
     lease: Option<Arc<Lease>>,
     commit_interval: Duration,
     metrics: Arc<Metrics>,
@@ -208,7 +208,7 @@ impl Loop {
                 Membership::Valid => self.take_over_rest(),
                 Membership::Unproven => {
                     let all: Vec<String> = self.runners.iter().map(|r| r.task().name.clone()).collect();
-                    self.end(&all, "it may have been taken");
+                    self.end(&all);
                 }
                 Membership::Lost => self.change(Ownership::Lost),
                 Membership::Unknown => {
@@ -229,11 +229,10 @@ impl Loop {
     /// Begins takeovers of all that is the worker's and that no runner is there for; what is under way
     /// of them begins anew.
     fn take_over_rest(&self) {
-        let Some(host) = &self.host else { return };
         let kept: Vec<(String, u32)> = self.runners.iter().map(|r| input_of(r.task())).collect();
         let rest: Vec<(String, u32)> = self.owned.iter().filter(|i| !kept.contains(i)).cloned().collect();
-        host.keep_only(&kept);
-        host.take_over(&rest, &self.taken_over.0);
+        self.host.keep_only(&kept);
+        self.host.take_over(&rest, &self.taken_over.0);
     }
 
     fn change(&mut self, change: Ownership) {
@@ -269,9 +268,7 @@ impl Loop {
                 self.keep_aborted(|c| !inputs.contains(&(c.topic.clone(), c.partition)));
                 self.runners.retain(|r| !inputs.contains(&input_of(r.task())));
                 self.owned.retain(|input| !inputs.contains(input));
-                if let Some(host) = &self.host {
-                    host.keep_only(&self.owned);
-                }
+                self.host.keep_only(&self.owned);
                 self.session.release_some(&inputs);
             }
             Ownership::Lost => {
@@ -284,9 +281,7 @@ impl Loop {
                 }
                 self.runners.clear();
                 self.owned.clear();
-                if let Some(host) = &self.host {
-                    host.keep_only(&[]);
-                }
+                self.host.keep_only(&[]);
                 self.session.release();
             }
         }
@@ -314,7 +309,7 @@ impl Loop {
     fn welcome(&mut self) {
         while let Ok(mut runner) = self.taken_over.1.try_recv() {
             // One that was given up may have been about to arrive.
-            let is_wanted = self.host.as_ref().is_some_and(|h| h.is_wanted(runner.task().incarnation));
+            let is_wanted = self.host.is_wanted(runner.task().incarnation);
             if !is_wanted || !self.owned.contains(&input_of(runner.task())) {
                 continue;
             }
@@ -382,7 +377,10 @@ impl Loop {
                         .fail(&format!("commit: {why}; raise max.message.bytes of that topic, and restart"));
                 }
             }
-            Outcome::Fenced(why) if !tasks.is_empty() => self.end(&tasks, &why),
+            Outcome::Fenced(why) if !tasks.is_empty() => {
+                tracing::warn!("{}: {why}: taken over anew", tasks.join(", "));
+                self.end(&tasks);
+            }
             Outcome::Aborted(..) | Outcome::Fenced(_) => {}
         }
         true
@@ -423,19 +421,13 @@ impl Loop {
         let (tasks, why): (Vec<String>, Vec<String>) = ended.unzip();
         if let Some(why) = why.first() {
             tracing::error!("{}: {why}: taken over anew", tasks.join(", "));
-            self.end(&tasks, why);
+            self.end(&tasks);
         }
     }
 
     /// Others may own these tasks, or their outcome is unknown: what they hold is worth nothing
-    /// (PROTOCOL 21). With a host they are taken over anew while they are the worker's.
-    fn end(&mut self, tasks: &[String], why: &str) {
-        if self.host.is_none() {
-            for runner in self.runners.iter().filter(|r| tasks.contains(&r.task().name)) {
-                runner.fail(&format!("commit: {why}"));
-            }
-            return;
-        }
+    /// (PROTOCOL 21). They are taken over anew while they are the worker's.
+    fn end(&mut self, tasks: &[String]) {
         let ended = |r: &Runner| tasks.contains(&r.task().name);
         let inputs: Vec<(String, u32)> = self
             .runners

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
-use super::takeover::{Mine, take_over};
-use super::{Engine, Expired, Housekeeper, Opened, Parts, Place, input_topics, limits_of, random, task_of};
+use super::takeover::{Mine, begin, take_over};
+use super::{Engine, Expired, Housekeeper, Opened, Parts, Place, limits_of, random, task_of};
 use crate::clock::{Clock, SystemClock};
 use crate::config::settings::{Fsync, Settings};
 use crate::error::{Error, Result};
@@ -85,7 +85,7 @@ pub(super) fn start(parts: Parts, hold: File) -> Result<Engine> {
     let path = settings.data_dir.join("log");
     let embedded = Arc::new(EmbeddedLog::open(&path, options, Arc::clone(&parts.clock))?);
     let log = Arc::clone(&embedded) as Arc<dyn Log>;
-    for topic in input_topics(&parts.topology, &settings.app) {
+    for topic in parts.topology.input_topics(&settings.app) {
         log.create_topic(&topic, settings.partitions)?;
     }
     let features = parts.topology.groups.iter().filter_map(|g| g.feature_topic(&settings.app));
@@ -146,7 +146,7 @@ fn open_tasks(
     open_store: &dyn Fn(&str, u32) -> Result<SharedStore>,
 ) -> Result<Vec<Arc<Task>>> {
     let mut tasks = Vec::new();
-    for topic in input_topics(topology, &settings.app) {
+    for topic in topology.input_topics(&settings.app) {
         for partition in 0..settings.partitions {
             let store = open_store(&topic, partition)?;
             let place = Place { topic: topic.clone(), partition, incarnation: 0 };
@@ -192,7 +192,7 @@ fn start_workers(
                 index,
                 runners,
                 session: Box::new(LocalSession::new(Arc::clone(log) as Arc<dyn LocalLog>)),
-                host: Some(Box::new(host)),
+                host: Box::new(host),
                 lease: None,
                 commit_interval: parts.settings.commit_interval,
                 metrics: Arc::clone(&parts.metrics),
@@ -219,10 +219,7 @@ impl Host for LocalHost {
             let place = Place { topic: topic.clone(), partition: *partition, incarnation: random() };
             self.mine.add(place.clone());
             let (host, done) = (self.clone(), done.clone());
-            let thread = std::thread::Builder::new().name(format!("takeover-{partition}"));
-            if let Err(error) = thread.spawn(move || host.retake(&place, &done)) {
-                tracing::error!("{topic}/{partition}: no thread to take over: {error}");
-            }
+            begin(&place.clone(), move || host.retake(&place, &done));
         }
     }
 

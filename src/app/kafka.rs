@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use crossbeam_channel::Sender;
+
 use super::members::Members;
 use super::recovery::Recovery;
 use super::standby::Standbys;
-use super::takeover::{Mine, take_over};
-use super::{Engine, Housekeeper, Opened, Parts, Place, input_topics, random, task_of};
+use super::takeover::{Mine, begin, take_over};
+use super::{Engine, Housekeeper, Opened, Parts, Place, random, task_of};
 use crate::config::settings::{KafkaSettings, Settings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{KafkaLog, KafkaOptions, KafkaSession, Log, ResumePoint, TopicKind};
@@ -20,7 +22,6 @@ use crate::serving::{GrpcPeers, View};
 use crate::state::SharedStore;
 use crate::task::{Lease, Runner, RunnerOptions, Task, txn_id_of};
 use crate::worker::{Host, Worker, WorkerOptions};
-use crossbeam_channel::Sender;
 
 /// Pause while another task of this process still holds the store.
 const HELD_PAUSE: Duration = Duration::from_millis(50);
@@ -34,7 +35,7 @@ pub(super) fn start(parts: Parts, kafka: &KafkaSettings, hold: File) -> Result<E
         node: node_name(&parts.settings.data_dir)?,
         partitions: kafka.partitions,
     })?);
-    let inputs = input_topics(&parts.topology, &app);
+    let inputs = parts.topology.input_topics(&app);
     let owners = format!("{app}-owners");
     let all = ensure_topics(&parts, &log, &inputs, &owners)?;
     let shared = Arc::clone(&log) as Arc<dyn Log>;
@@ -137,7 +138,7 @@ impl Node {
             index,
             runners: Vec::new(),
             session: Box::new(session),
-            host: Some(Box::new(host)),
+            host: Box::new(host),
             lease: Some(lease),
             commit_interval: self.parts.settings.commit_interval,
             metrics: Arc::clone(&self.parts.metrics),
@@ -200,7 +201,7 @@ impl Host for KafkaHost {
                 recovery: Recovery {
                     parts: Arc::clone(&self.parts),
                     log: Arc::clone(&self.log),
-                    place: wanted,
+                    place: wanted.clone(),
                     is_wanted: Box::new(is_wanted),
                 },
                 view: Arc::clone(&self.view),
@@ -209,10 +210,7 @@ impl Host for KafkaHost {
                 mine: self.mine.clone(),
             };
             let done = done.clone();
-            let thread = std::thread::Builder::new().name(format!("takeover-{partition}"));
-            if let Err(error) = thread.spawn(move || takeover.run(&done)) {
-                tracing::error!("{topic}/{partition}: no thread to take over: {error}");
-            }
+            begin(&wanted, move || takeover.run(&done));
         }
         self.mine.settle();
     }

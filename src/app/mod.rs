@@ -225,13 +225,6 @@ struct Place {
     incarnation: u64,
 }
 
-/// Topics that tasks read: those of sources, and those between the stages.
-fn input_topics(topology: &Topology, app: &str) -> Vec<String> {
-    let sources = topology.topics().into_iter().map(str::to_owned);
-    let between = topology.groups.iter().filter(|g| !g.is_direct).map(|g| g.repartition_topic(app));
-    sources.chain(between).collect()
-}
-
 impl Engine {
     /// Opens or creates the data folder and starts working.
     ///

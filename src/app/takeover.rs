@@ -65,6 +65,14 @@ impl Mine {
     }
 }
 
+/// Begins a takeover of `place` on a thread of its own.
+pub(super) fn begin(place: &Place, work: impl FnOnce() + Send + 'static) {
+    let thread = std::thread::Builder::new().name(format!("takeover-{}", place.partition));
+    if let Err(error) = thread.spawn(work) {
+        tracing::error!("{}/{}: no thread to take over: {error}", place.topic, place.partition);
+    }
+}
+
 /// Tries until the task is taken over, cannot be, or is no longer wanted.
 pub(super) fn take_over(
     task: &Arc<Task>,

@@ -80,12 +80,8 @@ impl Columns {
         let text = || time::format_rfc3339(millis);
         match self.types.get(name) {
             Some((_, TimeText::Unix(0))) => {
-                let (seconds, rest) = (millis.div_euclid(1000), millis.rem_euclid(1000));
-                // Before the epoch too: the text is that of the whole number of milliseconds.
-                let sign = if millis < 0 { "-" } else { "" };
-                let (seconds, rest) =
-                    if millis < 0 && rest > 0 { (-seconds - 1, 1000 - rest) } else { (seconds.abs(), rest) };
-                Cell::Json(format!("{sign}{seconds}.{rest:03}"))
+                let (sign, whole) = (if millis < 0 { "-" } else { "" }, millis.unsigned_abs());
+                Cell::Json(format!("{sign}{}.{:03}", whole / 1000, whole % 1000))
             }
             Some((_, TimeText::Unix(3))) => Cell::Json(millis.to_string()),
             Some((_, TimeText::Unix(_))) => Cell::Json((i128::from(millis) * 1000).to_string()),

@@ -296,12 +296,12 @@ pub struct OnDemandDef {
 pub fn value_of(node: &Node, scalar: ScalarType) -> Option<Value> {
     use super::yaml::Kind;
     match (scalar, &node.kind) {
-        (ScalarType::String, Kind::Text { text, .. }) => Some(Value::from(text.as_str())),
+        (ScalarType::String, Kind::Text(text)) => Some(Value::from(text.as_str())),
         (ScalarType::Int64, Kind::Int(n)) => Some(Value::Int(*n)),
         (ScalarType::Float64, Kind::Float(x)) => x.is_finite().then_some(Value::Float(*x + 0.0)),
         (ScalarType::Float64, Kind::Int(n)) => Some(Value::Float(*n as f64)),
         (ScalarType::Bool, Kind::Bool(b)) => Some(Value::Bool(*b)),
-        (ScalarType::Timestamp, Kind::Text { text, .. }) => {
+        (ScalarType::Timestamp, Kind::Text(text)) => {
             crate::model::time::parse_rfc3339(text, None).map(Value::Timestamp)
         }
         _ => None,

@@ -437,11 +437,11 @@ fn set(root: &mut Node, key: &str, value: &str, file: usize) {
         Kind::Map(_) => key == PROPERTIES,
         Kind::List(_) => property.is_none(),
         // A text is what it is, unless it is quoted; a `#` in it is no comment.
-        Kind::Text { .. } => property.is_none() && value.starts_with(['"', '\'']),
+        Kind::Text(_) => property.is_none() && value.starts_with(['"', '\'']),
         _ => property.is_none() && n.text().as_deref() == Some(value),
     };
     let read = yaml::parse(value, 0).ok().map(|(node, _)| node).filter(is_wanted);
-    let text = Kind::Text { text: value.to_owned(), shift: None };
+    let text = Kind::Text(value.to_owned());
     let mut new = read.unwrap_or(Node::new(place, text));
     new.place = place;
     let mut node = root;

@@ -2,6 +2,7 @@
 //! Not here: what the keys mean.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use saphyr_parser::{Event, Parser, ScalarStyle};
 
@@ -52,14 +53,8 @@ pub enum Kind {
     Int(i64),
     /// A plain number with a fraction or exponent.
     Float(f64),
-    /// Text. `shift` is the distance from the node's column to the first character of it, when it
-    /// stands on one line as it is written.
-    Text {
-        /// The text.
-        text: String,
-        /// See above.
-        shift: Option<usize>,
-    },
+    /// Text.
+    Text(String),
     /// A sequence.
     List(Vec<Node>),
     /// A mapping, in file order.
@@ -71,8 +66,8 @@ pub enum Kind {
 enum Written {
     /// A number or a truth value.
     Plain(String),
-    /// A text that is not there as it is: the file from its place on, as far as it may reach.
-    Scalar(String, ScalarStyle),
+    /// A text, which may be escaped or folded there: the whole file, and how.
+    Text(Arc<str>, ScalarStyle),
 }
 
 /// A key of a mapping.
@@ -93,7 +88,7 @@ impl Node {
     /// The scalar as it was written, which numbers and truth values are too where text is meant.
     pub fn text(&self) -> Option<String> {
         match &self.kind {
-            Kind::Text { text, .. } => Some(text.clone()),
+            Kind::Text(text) => Some(text.clone()),
             Kind::Int(_) | Kind::Float(_) | Kind::Bool(_) => match &self.written {
                 Some(Written::Plain(text)) => Some(text.clone()),
                 _ => None,
@@ -109,7 +104,7 @@ impl Node {
             Kind::Bool(_) => "a truth value",
             Kind::Int(_) => "a whole number",
             Kind::Float(_) => "a number",
-            Kind::Text { .. } => "text",
+            Kind::Text(_) => "text",
             Kind::List(_) => "a list",
             Kind::Map(_) => "a map",
         }
@@ -118,17 +113,16 @@ impl Node {
     /// Place of the byte `at` of this scalar's text.
     pub fn place_in(&self, at: usize) -> Place {
         match &self.kind {
-            Kind::Text { text, shift: Some(shift) } => {
-                let before = text.get(..at).map_or(0, |t| t.chars().count());
-                Place { column: self.place.column + shift + before, ..self.place }
-            }
-            Kind::Text { text, shift: None } => {
-                let (source, style) = match &self.written {
-                    Some(Written::Scalar(source, style)) => (source, *style),
-                    _ => return self.place,
-                };
-                let before = text.get(..at).map_or(0, |t| t.chars().filter(|c| !c.is_whitespace()).count());
-                place_of_nth(source, style, before, self.place)
+            Kind::Text(text) => {
+                let Some(Written::Text(file, style)) = &self.written else { return self.place };
+                let visible = |text: &str| text.chars().filter(|c| !c.is_whitespace()).count();
+                let before = visible(text.get(..at).unwrap_or_default());
+                if before > 0 && before == visible(text) {
+                    // Behind the last: what follows it in the file is something else.
+                    let last = place_of_nth(file, *style, before - 1, self.place);
+                    return Place { column: last.column + 1, ..last };
+                }
+                place_of_nth(file, *style, before, self.place)
             }
             _ => self.place,
         }
@@ -146,7 +140,7 @@ const NOT_YAML: &str = "not YAML: ";
 pub fn parse(text: &str, file: usize) -> Result<(Node, Vec<Mistake>), Mistake> {
     let mut builder = Builder {
         file,
-        text,
+        text: text.into(),
         events: Parser::new_from_str(text),
         nodes: 0,
         anchors: HashMap::new(),
@@ -171,7 +165,7 @@ fn tab(text: &str, file: usize) -> Option<Mistake> {
 
 struct Builder<'a> {
     file: usize,
-    text: &'a str,
+    text: Arc<str>,
     events: Parser<'a, saphyr_parser::StrInput<'a>>,
     nodes: usize,
     anchors: HashMap<usize, (Node, usize)>,
@@ -197,22 +191,6 @@ impl<'a> Builder<'a> {
             }
             None => Err(end),
         }
-    }
-
-    /// The file from `place` on: all of a scalar of `length` bytes, whatever of it is written longer.
-    fn source_from(&self, place: Place, length: usize) -> String {
-        let lines = self.text.split_inclusive('\n').skip(place.line - 1);
-        let mut source = String::new();
-        for (i, line) in lines.enumerate() {
-            let from =
-                if i == 0 { line.char_indices().nth(place.column - 1).map_or(0, |(at, _)| at) } else { 0 };
-            source.push_str(&line[from..]);
-            // Indentation, escapes and blank lines.
-            if source.len() > length * 8 + 1024 {
-                break;
-            }
-        }
-        source
     }
 
     fn document(&mut self) -> Result<Node, Mistake> {
@@ -256,9 +234,7 @@ impl<'a> Builder<'a> {
                 let kind = scalar(text.clone().into_owned(), style);
                 written = match &kind {
                     Kind::Int(_) | Kind::Float(_) | Kind::Bool(_) => Some(Written::Plain(text.into_owned())),
-                    Kind::Text { text, shift: None } => {
-                        Some(Written::Scalar(self.source_from(place, text.len()), style))
-                    }
+                    Kind::Text(_) => Some(Written::Text(Arc::clone(&self.text), style)),
                     _ => None,
                 };
                 (kind, anchor)
@@ -332,9 +308,11 @@ fn count(node: &Node) -> usize {
     }
 }
 
-/// Where the character of a scalar stands that has `before` visible ones before it. `source` begins at
-/// `start`.
-fn place_of_nth(source: &str, style: ScalarStyle, before: usize, start: Place) -> Place {
+/// Where the character of a scalar stands that has `before` visible ones before it. The scalar begins at
+/// `start` of `file`.
+fn place_of_nth(file: &str, style: ScalarStyle, before: usize, start: Place) -> Place {
+    let line = file.split_inclusive('\n').take(start.line - 1).map(str::len).sum::<usize>();
+    let source = file[line..].char_indices().nth(start.column - 1).map_or("", |(at, _)| &file[line + at..]);
     let mut place = start;
     let mut characters = source.chars().peekable();
     let mut seen = 0;
@@ -393,11 +371,7 @@ fn place_of_nth(source: &str, style: ScalarStyle, before: usize, start: Place) -
 fn scalar(text: String, style: ScalarStyle) -> Kind {
     match style {
         ScalarStyle::Plain => plain(text),
-        ScalarStyle::SingleQuoted | ScalarStyle::DoubleQuoted => {
-            // Escapes and folded lines are looked up in the file.
-            Kind::Text { text, shift: None }
-        }
-        _ => Kind::Text { text, shift: None },
+        _ => Kind::Text(text),
     }
 }
 
@@ -421,5 +395,5 @@ fn plain(text: String) -> Kind {
     if is_numeric && let Ok(x) = text.parse::<f64>() {
         return Kind::Float(x);
     }
-    Kind::Text { text, shift: None }
+    Kind::Text(text)
 }

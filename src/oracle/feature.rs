@@ -98,8 +98,8 @@ fn value_of(kind: &Kind, shape: &Shape) -> Option<Value> {
         (Shape::Int, Kind::Int(number)) => Some(Value::Int(*number)),
         (Shape::Float, Kind::Int(number)) => Some(Value::Float(*number as f64)),
         (Shape::Float, Kind::Float(number)) => number.is_finite().then_some(Value::Float(*number + 0.0)),
-        (Shape::String, Kind::Text { text, .. }) => Some(Value::from(text.as_str())),
-        (Shape::Timestamp, Kind::Text { text, .. }) => time::parse_rfc3339(text, None).map(Value::Timestamp),
+        (Shape::String, Kind::Text(text)) => Some(Value::from(text.as_str())),
+        (Shape::Timestamp, Kind::Text(text)) => time::parse_rfc3339(text, None).map(Value::Timestamp),
         (Shape::List(item), Kind::List(nodes)) => {
             let items: Option<Vec<Value>> = nodes.iter().map(|node| value_of(&node.kind, item)).collect();
             items.map(|items| Value::List(items.into()))

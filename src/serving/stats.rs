@@ -166,15 +166,12 @@ impl View {
         if self.cluster().is_some() {
             return Vec::new();
         }
-        let sources = self.topology.topics().into_iter().map(str::to_owned);
-        let repartitioned = self.topology.groups.iter().filter(|g| !g.is_direct);
-        let between = repartitioned.map(|g| g.repartition_topic(&self.app));
         let has = |topic: &str, p: u32| owned.tasks.iter().any(|t| t.topic == topic && t.partition == p);
         let of_topic = |topic: String| {
             let all = 0..self.log.partitions(&topic).unwrap_or(0);
             all.filter(|p| !has(&topic, *p)).map(|p| (topic.clone(), p)).collect::<Vec<_>>()
         };
-        sources.chain(between).flat_map(of_topic).collect()
+        self.topology.input_topics(&self.app).into_iter().flat_map(of_topic).collect()
     }
 }
 

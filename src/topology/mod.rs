@@ -255,6 +255,13 @@ impl Topology {
         self.groups.iter().find(|g| g.name == name)
     }
 
+    /// Topics that tasks of `app` read: those of sources, and those between the stages.
+    pub fn input_topics(&self, app: &str) -> Vec<String> {
+        let sources = self.topics().into_iter().map(str::to_owned);
+        let between = self.groups.iter().filter(|g| !g.is_direct).map(|g| g.repartition_topic(app));
+        sources.chain(between).collect()
+    }
+
     /// Topics that sources read, each once.
     pub fn topics(&self) -> Vec<&str> {
         let mut topics: Vec<&str> = self.sources.iter().map(|s| s.topic.as_str()).collect();

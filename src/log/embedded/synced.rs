@@ -52,18 +52,22 @@ impl SyncedMark {
     /// # Errors
     /// It does; it cannot be opened.
     pub fn open_log(&self, options: &Options, path: &Path) -> Result<DB> {
-        if self.before > 0 && path.join("CURRENT").exists() {
-            // Looked at first: opening for writing cuts off what is behind damage. What was being written
-            // when power was lost is no loss, however it looks.
-            self.check(&DB::open_for_read_only(options, path, false).map_err(failed("open the log"))?, path)?;
+        // Looked at first: opening for writing cuts off what is behind damage. What was being written when
+        // power was lost is no loss, however it looks.
+        if self.before > 0 {
+            self.check(options, path)?;
         }
-        let db = DB::open(options, path).map_err(failed("open the log"))?;
-        self.check(&db, path)?;
-        Ok(db)
+        DB::open(options, path).map_err(failed("open the log"))
     }
 
-    fn check(&self, db: &DB, path: &Path) -> Result<()> {
-        let (found, synced) = (db.latest_sequence_number(), self.before);
+    fn check(&self, options: &Options, path: &Path) -> Result<()> {
+        let synced = self.before;
+        let found = if path.join("CURRENT").exists() {
+            let log = DB::open_for_read_only(options, path, false).map_err(failed("open the log"))?;
+            log.latest_sequence_number()
+        } else {
+            0
+        };
         if found >= synced {
             return Ok(());
         }

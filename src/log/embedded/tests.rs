@@ -53,6 +53,13 @@ fn one(value: &[u8]) -> Append {
     append
 }
 
+/// A log with the topic `t`.
+fn fresh(path: &Path) -> EmbeddedLog {
+    let log = EmbeddedLog::open(path, options(), clock()).expect("a new one");
+    log.create_topic("t", 1).expect("a topic");
+    log
+}
+
 /// The newest file of the write-ahead log.
 fn newest(log: &Path) -> std::path::PathBuf {
     let files = std::fs::read_dir(log).expect("readable").map(|entry| entry.expect("readable").path());
@@ -63,8 +70,7 @@ fn newest(log: &Path) -> std::path::PathBuf {
 fn what_was_acknowledged_is_there_or_the_log_is_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("data/log");
-    let log = EmbeddedLog::open(&path, options(), clock()).expect("a new one");
-    log.create_topic("t", 1).expect("a topic");
+    let log = fresh(&path);
     for n in 0..200_u32 {
         log.append(one(format!("{n:0100}").as_bytes())).expect("appended");
     }
@@ -76,10 +82,8 @@ fn what_was_acknowledged_is_there_or_the_log_is_refused() {
         std::fs::write(newest(&path), &damaged).expect("writable");
         let refused = EmbeddedLog::open(&path, options(), clock()).err().expect("it has lost records");
         assert!(refused.message.contains("acknowledged"), "byte {at}: {}", refused.message);
-        {
-            assert_eq!(std::fs::read(newest(&path)).expect("readable"), damaged, "nothing is cut off");
-            std::fs::write(newest(&path), &whole).expect("writable");
-        }
+        assert_eq!(std::fs::read(newest(&path)).expect("readable"), damaged, "nothing is cut off");
+        std::fs::write(newest(&path), &whole).expect("writable");
     }
 }
 
@@ -88,8 +92,7 @@ fn what_was_acknowledged_is_there_or_the_log_is_refused() {
 fn a_torn_end_is_left_out() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("log");
-    let log = EmbeddedLog::open(&path, options(), clock()).expect("a new one");
-    log.create_topic("t", 1).expect("a topic");
+    let log = fresh(&path);
     log.append(one(b"first")).expect("appended");
     drop(log);
     let mark = std::fs::read(folder.path().join("log.synced")).expect("readable");
@@ -134,8 +137,7 @@ fn copy_all(from: &Path, to: &Path) {
 fn what_is_cut_leaves_the_disk_and_what_stays_is_not_written_again() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("log");
-    let log = EmbeddedLog::open(&path, options(), clock()).expect("a new one");
-    log.create_topic("t", 1).expect("a topic");
+    let log = fresh(&path);
     // Nothing that could be written shorter.
     let word = |n: u32| twox_hash::XxHash3_64::oneshot(&n.to_le_bytes()).to_le_bytes();
     let chunk: Vec<u8> = (0..1 << 17).flat_map(word).collect();
