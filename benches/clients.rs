@@ -10,7 +10,9 @@ use hdrhistogram::Histogram;
 use thalweg::app::Engine;
 use thalweg::serving::generated::v1::feature_service_client::FeatureServiceClient;
 use thalweg::serving::generated::v1::{GetFeaturesRequest, Value, ValueList, value::Kind};
-use thalweg::serving::{Access, Door, LookupRequest, connections_max, grpc_routes, router, serve_rest};
+use thalweg::serving::{
+    Access, Door, LookupRequest, connections_max, grpc_routes, router, serve_grpc, serve_rest,
+};
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
@@ -63,8 +65,7 @@ impl Listeners {
         });
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(grpc).expect("a listener");
-            let incoming = tonic::transport::server::TcpIncoming::from(listener).with_nodelay(Some(true));
-            tonic::transport::Server::builder().add_routes(services).serve_with_incoming(incoming).await
+            serve_grpc(listener, services, connections_max(), std::future::pending()).await;
         });
         Self { rest: addresses.0, grpc: addresses.1, _runtime: runtime }
     }

@@ -9,7 +9,7 @@ use clap::Args;
 use thalweg::app::{Engine, endpoints_file, load_definitions};
 use thalweg::config::settings::Settings;
 use thalweg::fault::VARIABLES;
-use thalweg::serving::{Access, Door, HEADERS_MAX, connections_max, grpc_routes, router, serve_rest};
+use thalweg::serving::{Access, Door, connections_max, grpc_routes, router, serve_grpc, serve_rest};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -18,8 +18,6 @@ use super::{Failure, Outcome, load_settings};
 
 /// Names under which health is asked for: the whole, and the service.
 const SERVICES: [&str; 2] = ["", "thalweg.v1.FeatureService"];
-/// How long a gRPC request may take, its body included.
-const REQUEST_MAX: Duration = Duration::from_secs(120);
 
 /// Connections that are still open this long after a stop are cut.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -206,21 +204,9 @@ fn spawn_grpc(
     let others = others
         .add_service(reflection().build_v1().map_err(engine)?)
         .add_service(reflection().build_v1alpha().map_err(engine)?);
-    let services = grpc_routes(others, Arc::clone(access), settings.append_body, settings.in_flight);
-    let routes = tonic::transport::Server::builder()
-        .http2_keepalive_interval(Some(Duration::from_secs(30)))
-        .max_concurrent_streams(1024)
-        .http2_max_header_list_size(HEADERS_MAX as u32)
-        // A body that does not come to its end.
-        .timeout(REQUEST_MAX)
-        .add_routes(services);
-    let stopping = stopped.clone();
-    Ok(tokio::spawn(async move {
-        let incoming = tonic::transport::server::TcpIncoming::from(grpc).with_nodelay(Some(true));
-        if let Err(error) = routes.serve_with_incoming_shutdown(incoming, until(stopping)).await {
-            tracing::error!("gRPC listener: {error}");
-        }
-    }))
+    let routes = grpc_routes(others, Arc::clone(access), settings.append_body, settings.in_flight);
+    let (stopping, most) = (stopped.clone(), connections_max());
+    Ok(tokio::spawn(async move { serve_grpc(grpc, routes, most, until(stopping)).await }))
 }
 
 fn spawn_rest(
@@ -237,8 +223,7 @@ fn spawn_rest(
         settings.in_flight,
         settings.memory as usize / 8,
     );
-    let stopping = stopped.clone();
-    let most = connections_max();
+    let (stopping, most) = (stopped.clone(), connections_max());
     tokio::spawn(async move { serve_rest(listener, routes, most, until(stopping)).await })
 }
 

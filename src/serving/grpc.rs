@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use axum::middleware::map_response;
+use axum::Router;
+use axum::extract::Request as HttpRequest;
+use axum::middleware::{Next, from_fn};
 use axum::response::Response as HttpResponse;
 use tonic::service::Routes;
 use tonic::{Code, Request, Response, Status as Grpc};
@@ -26,20 +28,46 @@ use crate::model::{Millis, Value};
 const FRAMING: usize = 1 << 20;
 /// Entities per response of a batch, when the caller leaves it to the server.
 const CHUNK: usize = 1000;
+/// How long a request may take, its body included, whatever its caller allows.
+const REQUEST_MAX: Duration = Duration::from_secs(120);
 /// How long a stream may wait for its reader.
 const UNREAD_MAX: Duration = Duration::from_secs(30);
 
 /// The service over `access` beside `others`, taking events of at most `body_max` bytes and
 /// `in_flight_max` requests at once.
-pub fn grpc_routes(others: Routes, access: Access, body_max: usize, in_flight_max: usize) -> Routes {
+pub fn grpc_routes(others: Routes, access: Access, body_max: usize, in_flight_max: usize) -> Router {
     let service = Service { access, body_max, in_flight: Arc::default(), in_flight_max };
     // Events are counted without their framing, as in a body of REST.
     let service = FeatureServiceServer::new(service).max_decoding_message_size(body_max * 2 + FRAMING);
-    others.add_service(service).into_axum_router().layer(map_response(explain_refusal)).into()
+    others.add_service(service).into_axum_router().layer(from_fn(within_limits))
 }
 
-/// Replaces the refusal of messages that are not even decoded by ours.
-async fn explain_refusal(response: HttpResponse) -> HttpResponse {
+/// Gives up what takes too long, and says why messages are refused that are not even decoded.
+async fn within_limits(request: HttpRequest, next: Next) -> HttpResponse {
+    let given = request.headers().get("grpc-timeout").and_then(|given| patience(given.to_str().ok()?));
+    let limit = given.map_or(REQUEST_MAX, |given| given.min(REQUEST_MAX));
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => explain_refusal(response),
+        Err(_) => Grpc::deadline_exceeded(format!("no answer within {limit:?}")).into_http(),
+    }
+}
+
+/// What a header `grpc-timeout` allows: up to eight digits and a unit.
+fn patience(given: &str) -> Option<Duration> {
+    let (number, unit) = given.split_at_checked(given.len().checked_sub(1)?)?;
+    let number = number.parse::<u64>().ok().filter(|_| number.len() <= 8)?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+fn explain_refusal(response: HttpResponse) -> HttpResponse {
     let is_too_large = response
         .headers()
         .get("grpc-status")
@@ -252,5 +280,20 @@ fn part_of(request: &LookupRequest, from: usize, to: usize) -> LookupRequest {
         request: cut(&request.request),
         as_of,
         ..request.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_patience_of_callers_is_read() {
+        assert_eq!(patience("250m"), Some(Duration::from_millis(250)));
+        assert_eq!(patience("99999999n"), Some(Duration::from_nanos(99_999_999)));
+        assert_eq!(patience("2H"), Some(Duration::from_secs(7200)));
+        for ill_formed in ["", "m", "5", "-5m", "123456789m", "5 m", "5\u{e9}"] {
+            assert_eq!(patience(ill_formed), None, "{ill_formed}");
+        }
     }
 }

@@ -1,10 +1,11 @@
-//! Connections of the REST listeners: as many as there are files for, and none for nothing.
+//! Connections of the listeners: as many as there are files for, and none for nothing.
 
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use futures_util::FutureExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -12,8 +13,17 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::connection::{Connection, Requests, Wire};
+use super::rest::HEADERS_MAX;
+
 /// How long a connection may take to send the head of a request, the first or the next.
 const HEAD_MAX: Duration = Duration::from_secs(30);
+/// How long a connection of gRPC may wait with its first request: clients open some ahead.
+const FIRST_MAX: Duration = Duration::from_secs(300);
+/// Distance of questions whether a client of gRPC is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Requests of one connection of gRPC that may be under way.
+const STREAMS_MAX: u32 = 1024;
 /// Pause after a connection that could not be accepted: for want of files, mostly.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Share of the files of this process that connections of one listener may be.
@@ -27,16 +37,76 @@ pub fn connections_max() -> usize {
     usize::try_from(files / FILES_SHARE).unwrap_or(usize::MAX).clamp(16, Semaphore::MAX_PERMITS)
 }
 
-/// Answers by `routes` until `stopped`, and then what is under way.
+/// Answers REST by `routes` until `stopped`, and then what is under way.
 pub async fn serve_rest(
     listener: TcpListener,
     routes: Router,
     connections_max: usize,
     stopped: impl Future<Output = ()>,
 ) {
+    rest(listener, routes, connections_max, HEAD_MAX, stopped).await;
+}
+
+async fn rest(
+    listener: TcpListener,
+    routes: Router,
+    connections_max: usize,
+    head_max: Duration,
+    stopped: impl Future<Output = ()>,
+) {
     // To find out which protocol is spoken it would wait for ever.
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(head_max);
+    serve(listener, connections_max, stopped, |stream, graceful| {
+        let service = TowerToHyperService::new(routes.clone());
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        graceful.watch(connection.into_owned()).map(drop)
+    })
+    .await;
+}
+
+/// Answers gRPC by `routes` until `stopped`, and then what is under way.
+pub async fn serve_grpc(
+    listener: TcpListener,
+    routes: Router,
+    connections_max: usize,
+    stopped: impl Future<Output = ()>,
+) {
+    grpc(listener, routes, connections_max, FIRST_MAX, stopped).await;
+}
+
+async fn grpc(
+    listener: TcpListener,
+    routes: Router,
+    connections_max: usize,
+    first_max: Duration,
+    stopped: impl Future<Output = ()>,
+) {
+    serve(listener, connections_max, stopped, |stream, graceful| {
+        let requests = Requests::default();
+        let mut builder = Builder::new(requests.clone()).http2_only();
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEP_ALIVE)
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(HEADERS_MAX as u32);
+        let (wire, unsent) = Wire::new(stream);
+        let service = TowerToHyperService::new(routes.clone());
+        let connection = builder.serve_connection(TokioIo::new(wire), service);
+        let connection = graceful.watch(connection.into_owned()).map(drop);
+        Connection::new(connection, requests, unsent, first_max)
+    })
+    .await;
+}
+
+/// Accepts connections until `stopped`, runs each by what `begin` makes of it, and waits for the last.
+async fn serve<C: Future<Output = ()> + Send + 'static>(
+    listener: TcpListener,
+    connections_max: usize,
+    stopped: impl Future<Output = ()>,
+    begin: impl Fn(TcpStream, &GracefulShutdown) -> C,
+) {
     let connections = Arc::new(Semaphore::new(connections_max));
     let graceful = GracefulShutdown::new();
     tokio::pin!(stopped);
@@ -48,19 +118,17 @@ pub async fn serve_rest(
         let (stream, permit) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!("REST listener: {error}");
+                tracing::warn!("a connection could not be accepted: {error}");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         // Answers are small, and wanted at once.
         let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(routes.clone());
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-        let connection = graceful.watch(connection.into_owned());
+        let connection = begin(stream, &graceful);
         tokio::spawn(async move {
-            // A connection that broke off has nobody to tell.
-            let _ = connection.await;
+            // One that broke off has nobody to tell.
+            connection.await;
             drop(permit);
         });
     }
@@ -76,4 +144,58 @@ async fn accept(
     let permit = Arc::clone(connections).acquire_owned().await.map_err(io::Error::other)?;
     let (stream, _) = listener.accept().await?;
     Ok((stream, permit))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    /// What the tests allow in place of `HEAD_MAX` and `FIRST_MAX`.
+    const SOON: Duration = Duration::from_millis(50);
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// The address of a listener that is served so.
+    async fn served<S: Future<Output = ()> + Send + 'static>(
+        serve: impl FnOnce(TcpListener, Router) -> S,
+    ) -> std::net::SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let answer = || async { "here" };
+        tokio::spawn(serve(listener, Router::new().route("/", axum::routing::any(answer))));
+        address
+    }
+
+    async fn connect(address: std::net::SocketAddr, first: &[u8]) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.expect("connected");
+        stream.write_all(first).await.expect("sent");
+        stream
+    }
+
+    #[tokio::test]
+    async fn connections_of_rest_that_send_no_request_make_room() {
+        let serve = |listener, routes| rest(listener, routes, 1, SOON, std::future::pending());
+        let address = served(serve).await;
+        let _silent = connect(address, b"GET / HT").await;
+        let mut next = connect(address, b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+        let mut answer = String::new();
+        let read = tokio::time::timeout(PATIENCE, next.read_to_string(&mut answer));
+        read.await.expect("in time").expect("an answer");
+        assert!(answer.ends_with("here"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn connections_of_grpc_that_send_no_request_make_room() {
+        let serve = |listener, routes| grpc(listener, routes, 1, SOON, std::future::pending());
+        let address = served(serve).await;
+        let _silent = connect(address, b"PRI * HT").await;
+        // The preface and empty settings are answered with settings.
+        let hello = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        let mut answer = [0; 4];
+        let mut next = connect(address, hello).await;
+        let read = tokio::time::timeout(PATIENCE, next.read_exact(&mut answer));
+        read.await.expect("in time").expect("an answer");
+        assert_eq!(answer[3], 4, "{answer:?}");
+    }
 }

@@ -6,6 +6,8 @@ mod catalog;
 pub mod cluster;
 mod compute;
 #[cfg(feature = "serving")]
+mod connection;
+#[cfg(feature = "serving")]
 mod exposition;
 mod gather;
 #[cfg(feature = "serving")]
@@ -34,11 +36,11 @@ pub use compute::{Cell, Status};
 #[cfg(feature = "serving")]
 pub use grpc::grpc_routes;
 #[cfg(feature = "serving")]
-pub use listen::{connections_max, serve_rest};
+pub use listen::{connections_max, serve_grpc, serve_rest};
 pub use lookup::{LookupRequest, LookupResponse, PartitionAnswer};
 pub use owned::Owned;
 #[cfg(feature = "serving")]
 pub use peers::GrpcPeers;
 #[cfg(feature = "serving")]
-pub use rest::{Access, Door, HEADERS_MAX, router};
+pub use rest::{Access, Door, router};
 pub use view::{Limits, View};

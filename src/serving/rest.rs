@@ -141,7 +141,7 @@ async fn bounded(State(shared): State<Shared>, request: Request, next: Next) -> 
 const PROBES: [&str; 5] = ["/livez", "/readyz", "/startupz", "/v1/health", "/v1/metrics"];
 
 /// Most bytes of a request's headers, on every listener.
-pub const HEADERS_MAX: usize = 16 << 10;
+pub(super) const HEADERS_MAX: usize = 16 << 10;
 
 /// Most bytes of what the framework says when it refuses something.
 const SENTENCE_MAX: usize = 4096;

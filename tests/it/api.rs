@@ -371,6 +371,15 @@ fn grpc_answers_as_rest_does() {
         assert_eq!(answer.results[1].statuses, [present, present, missing]);
         assert_eq!(answer.results[2].values[2], float(-1.0));
         assert!(!answer.positions.is_empty());
+        // More at once over one connection than its own task answers.
+        let mut many = tokio::task::JoinSet::new();
+        for _ in 0..64 {
+            let (mut client, request) = (client.clone(), request.clone());
+            many.spawn(async move { client.get_features(request).await.expect("an answer").into_inner() });
+        }
+        while let Some(one) = many.join_next().await {
+            assert_eq!(one.expect("no panic").results, answer.results);
+        }
         let batch = proto::GetFeaturesBatchRequest { request: Some(request.clone()), chunk_size: 2 };
         let mut stream = client.get_features_batch(batch).await.expect("a stream").into_inner();
         let mut rows = Vec::new();

@@ -83,13 +83,7 @@ const OWNED: [(&str, &[&str]); 9] = [
     ("saphyr_parser::", &["src/config/yaml.rs"]),
     (
         "axum::",
-        &[
-            "src/serving/rest.rs",
-            "src/serving/body.rs",
-            "src/serving/listen.rs",
-            "src/serving/grpc.rs",
-            "src/cli/run.rs",
-        ],
+        &["src/serving/rest.rs", "src/serving/body.rs", "src/serving/listen.rs", "src/serving/grpc.rs"],
     ),
     ("tonic::", &["src/serving/grpc.rs", "src/serving/peers.rs", "src/cli/run.rs", "src/serving/generated/"]),
     ("SystemTime::now", &["src/clock.rs"]),
