@@ -194,7 +194,7 @@ impl Host for KafkaHost {
             let wanted = Place { topic: topic.clone(), partition: *partition, incarnation: random() };
             self.mine.add(wanted.clone());
             // A standby of this node lets the store go.
-            self.parts.taken.lock().insert((topic.clone(), *partition));
+            self.parts.taken.lock().insert((topic.clone(), *partition), wanted.incarnation);
             let (mine, name) = (self.mine.clone(), wanted.incarnation);
             let is_wanted = move || mine.has(name);
             let takeover = Takeover {
@@ -203,6 +203,7 @@ impl Host for KafkaHost {
                     log: Arc::clone(&self.log),
                     place: wanted.clone(),
                     is_wanted: Box::new(is_wanted),
+                    is_standby: false,
                 },
                 view: Arc::clone(&self.view),
                 options: self.options.clone(),
@@ -221,11 +222,10 @@ impl Host for KafkaHost {
 
     fn keep_only(&self, inputs: &[(String, u32)]) {
         let gone = self.mine.keep_only(inputs);
-        self.parts.taken.lock().retain(|(t, p)| !gone.iter().any(|w| w.topic == *t && w.partition == *p));
-        self.view.change_tasks(|tasks| {
-            // Another worker of this node may have taken one over in the meantime.
-            tasks.retain(|t| !gone.iter().any(|w| w.incarnation == t.incarnation));
-        });
+        // Another worker of this node may have taken one over in the meantime.
+        let is_gone = |incarnation: u64| gone.iter().any(|w| w.incarnation == incarnation);
+        self.parts.taken.lock().retain(|_, by| !is_gone(*by));
+        self.view.change_tasks(|tasks| tasks.retain(|t| !is_gone(t.incarnation)));
     }
 }
 

@@ -12,7 +12,7 @@ mod standby;
 mod takeover;
 
 #[cfg(feature = "kafka")]
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
@@ -113,9 +113,9 @@ struct Parts {
     memory: Memory,
     shared: SharedMemory,
     metrics: Arc<Metrics>,
-    /// Inputs that workers of this node own or take over.
+    /// Inputs that workers of this node own or take over, each by which takeover.
     #[cfg(feature = "kafka")]
-    taken: Mutex<HashSet<(String, u32)>>,
+    taken: Mutex<HashMap<(String, u32), u64>>,
     #[cfg(feature = "kafka")]
     restores: recovery::Turns,
 }

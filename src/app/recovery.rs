@@ -40,6 +40,8 @@ pub(super) struct Recovery {
     pub place: Place,
     /// Whether it has not been given up.
     pub is_wanted: Box<dyn Fn() -> bool + Send>,
+    /// Whether the task is another's, and only followed.
+    pub is_standby: bool,
 }
 
 /// Long restores, of which as many run at once as there are cores: each holds records in memory. Short
@@ -139,9 +141,6 @@ impl Recovery {
         let now = self.parts.clock.now();
         let chunk_bytes = (self.parts.memory.units / CHUNK_SHARE).clamp(CHUNK_MIN, CHUNK_MAX);
         let mut adopt = |mut rows: Vec<Change>, next: u64| {
-            if !(self.is_wanted)() {
-                return Err(given_up());
-            }
             let is_much = rows.len() >= INGEST_MIN;
             rows.push(StoreMeta::restoring_at(next, now).row());
             if is_much { store.ingest(&rows) } else { store.write(&rows) }?;
@@ -157,7 +156,13 @@ impl Recovery {
             task.changelog.1.store(goal, Ordering::Relaxed);
             tracing::info!(topic, partition, records, at, goal, "following the changelog");
         };
-        let mut following = Following { chunk_bytes, adopt: &mut adopt, progress: &mut progress };
+        let mut following = Following {
+            ends_open: !self.is_standby,
+            is_wanted: &*self.is_wanted,
+            chunk_bytes,
+            adopt: &mut adopt,
+            progress: &mut progress,
+        };
         let (next, records) = self.log.follow(topic, partition, position, &mut following)?;
         crash_point("followed");
         StoreMeta::consistent_at(next, now).write(store)?;

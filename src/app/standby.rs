@@ -85,12 +85,13 @@ impl Standbys {
         let place = Place { topic: input.0.clone(), partition: input.1, incarnation: super::random() };
         let (parts, ended, wanted) = (Arc::clone(&self.parts), Arc::clone(&stop), input.clone());
         // A worker that takes it over wants the store.
-        let is_wanted = move || !ended.load(Ordering::Acquire) && !parts.taken.lock().contains(&wanted);
+        let is_wanted = move || !ended.load(Ordering::Acquire) && !parts.taken.lock().contains_key(&wanted);
         let standby = Standby {
             recovery: Recovery {
                 parts: Arc::clone(&self.parts),
                 log: Arc::clone(&self.log),
                 is_wanted: Box::new(is_wanted),
+                is_standby: true,
                 place,
             },
             view: Arc::clone(&self.view),

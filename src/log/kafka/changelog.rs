@@ -36,6 +36,11 @@ pub(super) fn changelog_topic(app: &str, topic: &str) -> String {
 
 /// A changelog partition as it is followed into a store.
 pub struct Following<'a> {
+    /// Whether a transaction that stays open is ended: its producer is dead, or about to hear that the
+    /// task is another's. Who only follows waits for it.
+    pub ends_open: bool,
+    /// Whether it has not been given up.
+    pub is_wanted: &'a dyn Fn() -> bool,
     /// Bytes of records that are adopted at once.
     pub chunk_bytes: usize,
     /// Takes the last row of each key of some committed records, and the position behind them.
@@ -44,12 +49,19 @@ pub struct Following<'a> {
     pub progress: &'a mut dyn FnMut(u64, Offset, Offset),
 }
 
+impl Following<'_> {
+    fn check(&self) -> Result<()> {
+        if (self.is_wanted)() { Ok(()) } else { Err(Error::unavailable("the restore was given up")) }
+    }
+}
+
 impl KafkaLog {
     /// Follows the changelog of the task on `partition` of `topic` from `position` to its end.
     /// Returns the position reached and the number of records read.
     ///
     /// # Errors
-    /// The changelog no longer holds `position`, the brokers are silent, or the store refuses.
+    /// The changelog no longer holds `position`, the brokers are silent, the store refuses, or it was given
+    /// up.
     pub fn follow(
         &self,
         topic: &str,
@@ -65,18 +77,23 @@ impl KafkaLog {
             return Ok((next.max(position), 0));
         }
         let mut records = 0;
+        let begun = Instant::now();
         loop {
-            // Asked first: an end that is met afterwards lies behind everything that is committed.
-            // One that was met while a transaction was open says nothing, once it is committed.
-            let is_stable = self.stable_end(&changelog, partition)? >= goal;
             next = self.follow_to_end((&changelog, partition, next, goal), &mut records, following)?;
-            if is_stable {
+            // An end may be met earlier: where a transaction is open, and on a leader that does not know
+            // yet how much of its log is committed.
+            if next >= goal {
                 break;
             }
-            self.await_stable(topic, partition, goal)?;
+            self.await_stable(topic, partition, goal, following)?;
+            std::thread::sleep(STABLE_PAUSE);
+            if begun.elapsed() > SILENCE_MAX {
+                let message = format!("{changelog}/{partition} ends at {next}, and was to end at {goal}");
+                return Err(Error::unavailable(message).with_hint("its leader may have lost records"));
+            }
         }
-        (following.adopt)(Vec::new(), next.max(goal))?;
-        Ok((next.max(goal), records))
+        (following.adopt)(Vec::new(), next)?;
+        Ok((next, records))
     }
 
     /// Reads from `next` to an end of the partition. Returns the position.
@@ -91,6 +108,7 @@ impl KafkaLog {
         let (mut staged, mut bytes) = (Vec::new(), 0);
         let (mut heard_at, mut asked_at) = (Instant::now(), Instant::now());
         loop {
+            following.check()?;
             let arrived = fetcher.take(PAUSE, TAKE_BYTES).of_one().map_err(failed("follow a changelog"))?;
             let mut is_end = false;
             if let Some(Arrived { batch, end, .. }) = arrived {
@@ -128,12 +146,19 @@ impl KafkaLog {
 
     /// Waits until no transaction is open below `goal` of the changelog of the task on `partition` of
     /// `topic`.
-    fn await_stable(&self, topic: &str, partition: u32, goal: Offset) -> Result<()> {
+    fn await_stable(
+        &self,
+        topic: &str,
+        partition: u32,
+        goal: Offset,
+        following: &Following<'_>,
+    ) -> Result<()> {
         let changelog = &changelog_topic(&self.options.app, topic);
         let begun = Instant::now();
         let mut is_fenced = false;
         while self.stable_end(changelog, partition)? < goal {
-            if begun.elapsed() > PATIENCE && !is_fenced {
+            following.check()?;
+            if following.ends_open && begun.elapsed() > PATIENCE && !is_fenced {
                 self.fence_last(topic, partition)?;
                 is_fenced = true;
             }
