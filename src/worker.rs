@@ -21,7 +21,8 @@ const HAND_OVER_MAX: Duration = Duration::from_secs(5);
 /// Wait for an outcome that has to be known before anything else.
 const SETTLE_WAIT: Duration = Duration::from_secs(1);
 
-/// Tries to make a commit again before the worker looks at its group.
+/// Pause before a commit that was aborted is made again, and before a group that does not answer is asked
+/// again.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Who opens and closes tasks, beside the worker: taking over may take minutes.
@@ -167,11 +168,15 @@ impl Loop {
                 is_pressed |= runner.is_under_pressure();
             }
             // Events are applied while a commit is under way; who waits for memory waits for it.
+            let was_under_way = self.flight.is_some();
             let is_settled = self.settle(if is_pressed { IDLE_WAIT } else { Duration::ZERO });
             if is_settled {
                 self.end_interrupted();
             }
-            if is_settled && (is_pressed || committed_at.elapsed() >= self.commit_interval) {
+            // What the group said meanwhile is heard first: commits that take long would follow each other
+            // without a gap.
+            let may_begin = is_settled && !was_under_way;
+            if may_begin && (is_pressed || committed_at.elapsed() >= self.commit_interval) {
                 self.silence_failed();
                 self.begin_commit(false);
                 committed_at = Instant::now();
@@ -181,9 +186,19 @@ impl Loop {
             patience = if is_idle { left.clamp(Duration::from_millis(1), IDLE_WAIT) } else { Duration::ZERO };
         }
         // What is not handed over by then is redone by the next start.
-        let deadline = Instant::now() + HAND_OVER_MAX;
-        while self.commit(true) && Instant::now() < deadline {}
+        self.hand_over(true);
+        self.host.keep_only(&self.inputs());
         self.session.release();
+    }
+
+    /// Names of the tasks that it runs.
+    fn names(&self) -> Vec<String> {
+        self.runners.iter().map(|r| r.task().name.clone()).collect()
+    }
+
+    /// Their inputs.
+    fn inputs(&self) -> Vec<(String, u32)> {
+        self.runners.iter().map(|r| input_of(r.task())).collect()
     }
 
     /// Renews the lease, after proof of membership if the worker stood still for long: it may have
@@ -207,8 +222,8 @@ impl Loop {
                 // nothing has nothing to prove itself with.
                 Membership::Valid => self.take_over_rest(),
                 Membership::Unproven => {
-                    let all: Vec<String> = self.runners.iter().map(|r| r.task().name.clone()).collect();
-                    self.end(&all);
+                    self.let_go(&self.names());
+                    self.take_over_rest();
                 }
                 Membership::Lost => self.change(Ownership::Lost),
                 Membership::Unknown => {
@@ -229,7 +244,7 @@ impl Loop {
     /// Begins takeovers of all that is the worker's and that no runner is there for; what is under way
     /// of them begins anew.
     fn take_over_rest(&self) {
-        let kept: Vec<(String, u32)> = self.runners.iter().map(|r| input_of(r.task())).collect();
+        let kept = self.inputs();
         let rest: Vec<(String, u32)> = self.owned.iter().filter(|i| !kept.contains(i)).cloned().collect();
         self.host.keep_only(&kept);
         self.host.take_over(&rest, &self.taken_over.0);
@@ -241,9 +256,9 @@ impl Loop {
                 self.metrics.rebalance("assigned");
                 self.is_released = false;
                 tracing::info!(partitions = inputs.len(), retained = retained.len(), "assigned");
-                self.runners.retain(|r| retained.contains(&input_of(r.task())));
-                // What is taken over anew is redone there, and must not be committed here.
-                self.keep_aborted(|c| retained.contains(&(c.topic.clone(), c.partition)));
+                let is_kept = |r: &&Runner| retained.contains(&input_of(r.task()));
+                let ended = self.runners.iter().filter(|r| !is_kept(r)).map(|r| r.task().name.clone());
+                self.let_go(&ended.collect::<Vec<_>>());
                 self.owned = inputs;
                 self.take_over_rest();
                 for runner in &self.runners {
@@ -252,21 +267,24 @@ impl Loop {
             }
             Ownership::Revoked => {
                 self.metrics.rebalance("revoked");
-                self.hand_over();
+                self.hand_over(false);
                 if self.aborted.is_some() {
                     self.change(Ownership::Lost);
                 }
                 self.owned.clear();
+                // What is on its way would arrive unasked for, and be shown with nobody to work on it.
+                self.host.keep_only(&self.inputs());
                 self.session.release();
                 self.is_released = true;
             }
             Ownership::Taken(inputs) => {
                 self.metrics.rebalance("taken");
                 tracing::info!(partitions = inputs.len(), "taken");
-                self.hand_over();
+                self.hand_over(false);
                 // What could not be committed is theirs to redo.
-                self.keep_aborted(|c| !inputs.contains(&(c.topic.clone(), c.partition)));
-                self.runners.retain(|r| !inputs.contains(&input_of(r.task())));
+                let is_taken = |r: &&Runner| inputs.contains(&input_of(r.task()));
+                let taken = self.runners.iter().filter(is_taken).map(|r| r.task().name.clone());
+                self.let_go(&taken.collect::<Vec<_>>());
                 self.owned.retain(|input| !inputs.contains(input));
                 self.host.keep_only(&self.owned);
                 self.session.release_some(&inputs);
@@ -296,9 +314,9 @@ impl Loop {
 
     /// Others may get partitions: what was applied is theirs to see. What cannot be committed soon is
     /// theirs to redo.
-    fn hand_over(&mut self) {
+    fn hand_over(&mut self, everything: bool) {
         let deadline = Instant::now() + HAND_OVER_MAX;
-        while self.commit(false) && Instant::now() < deadline {
+        while self.commit(everything) && Instant::now() < deadline {
             if self.aborted.is_some() {
                 std::thread::sleep(RETRY_PAUSE);
             }
@@ -428,22 +446,30 @@ impl Loop {
     /// Others may own these tasks, or their outcome is unknown: what they hold is worth nothing
     /// (PROTOCOL 21). They are taken over anew while they are the worker's.
     fn end(&mut self, tasks: &[String]) {
-        let ended = |r: &Runner| tasks.contains(&r.task().name);
-        let inputs: Vec<(String, u32)> = self
-            .runners
-            .iter()
-            .filter(|r| ended(r))
-            .map(|r| input_of(r.task()))
-            .filter(|i| self.owned.contains(i))
-            .collect();
-        self.runners.retain(|r| !ended(r));
+        let ended: Vec<(String, u32)> =
+            self.let_go(tasks).into_iter().filter(|i| self.owned.contains(i)).collect();
+        let others: Vec<(String, u32)> = self.owned.iter().filter(|i| !ended.contains(i)).cloned().collect();
+        // Takeovers of others go on.
+        self.host.keep_only(&others);
+        self.host.take_over(&ended, &self.taken_over.0);
+    }
+
+    /// Lets these tasks go. Returns their inputs.
+    fn let_go(&mut self, tasks: &[String]) -> Vec<(String, u32)> {
+        let is_gone = |r: &Runner| tasks.contains(&r.task().name);
+        let inputs: Vec<(String, u32)> =
+            self.runners.iter().filter(|r| is_gone(r)).map(|r| input_of(r.task())).collect();
+        self.runners.retain(|r| !is_gone(r));
         // Who takes over redoes it; made again here too it would be there twice.
         self.keep_aborted(|commit| !tasks.contains(&commit.task));
         self.session.stop(&inputs);
-        self.take_over_rest();
+        inputs
     }
 }
 
 fn input_of(task: &Task) -> (String, u32) {
     (task.topic.clone(), task.partition)
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,7 @@ mod source_stage;
 mod store_meta;
 mod sweep;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

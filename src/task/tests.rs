@@ -24,7 +24,7 @@ feature_groups:
   g: { entity: user, source: clicks, features: { n: { aggregate: count, window: 1h } } }
 ";
 
-pub(super) struct Bench {
+pub(crate) struct Bench {
     pub topology: Arc<Topology>,
     pub log: Arc<MemoryLog>,
     store: SharedStore,
@@ -36,7 +36,7 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    fn new(checkpoint_interval: Duration) -> Self {
+    pub fn new(checkpoint_interval: Duration) -> Self {
         Self::of(DEFINITIONS, checkpoint_interval, 1 << 20)
     }
 
