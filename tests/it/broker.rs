@@ -174,6 +174,14 @@ impl Broker {
         Offsets(config.set("isolation.level", "read_committed").create().expect("a consumer"))
     }
 
+    /// Offset behind everything in a partition, committed or not.
+    pub fn end(&self, topic: &str, partition: i32) -> i64 {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.bootstrap).set("isolation.level", "read_uncommitted");
+        let consumer: BaseConsumer = config.create().expect("a consumer");
+        consumer.fetch_watermarks(topic, partition, Duration::from_secs(10)).expect("an answer").1
+    }
+
     /// All committed records of a topic, by partition and offset.
     pub fn read(&self, topic: &str) -> Vec<OwnedMessage> {
         let mut config = ClientConfig::new();

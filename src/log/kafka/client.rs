@@ -147,6 +147,8 @@ impl KafkaOptions {
         config.set("auto.offset.reset", "error");
         if self.has_consumer_protocol() {
             config.set("group.protocol", "consumer");
+            // Requests that were not answered are told at this level.
+            config.set_log_level(RDKafkaLogLevel::Notice);
             // Partitions of the same number go to the same member. Timeouts are the brokers' to set, and
             // a static member that was killed would be refused until its session has ended.
             config.set("group.remote.assignor", "range");

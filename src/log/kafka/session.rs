@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
@@ -32,6 +33,8 @@ use crate::model::Offset;
 const TAKE_BYTES: usize = 1 << 20;
 /// Distance of changes of what is fetched, when not all tasks are ready at once.
 const FETCH_EVERY: Duration = Duration::from_secs(1);
+/// Distance of joining anew for want of an answer.
+const REJOIN_EVERY: Duration = Duration::from_secs(10);
 /// Bytes that wait for the worker, and batches of one partition, above which nothing more is taken.
 /// Each batch may keep all that was fetched with it in memory.
 const BUFFERED_MAX: usize = 16 << 20;
@@ -48,9 +51,24 @@ struct Context {
     events: Mutex<VecDeque<Event>>,
     /// The consumer is being closed: nobody listens to events any more.
     is_closing: AtomicBool,
+    /// An answer of a group of the consumer protocol may have been lost.
+    is_unanswered: AtomicBool,
 }
 
 impl ClientContext for Context {
+    /// librdkafka 2.12 asks again in the same words when its heartbeat was not answered in time; the
+    /// group, which has answered, does not repeat what it gives or takes: partitions would stay where they
+    /// are until the group gives the member up, or would be nobody's. No other sign of it reaches us.
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        if facility == "REQTMOUT" && text.contains("ConsumerGroupHeartbeat") {
+            self.is_unanswered.store(true, Ordering::Release);
+        }
+        // Notice is asked for to hear that; of the others only what was asked for before.
+        if level as i32 <= RDKafkaLogLevel::Error as i32 {
+            tracing::error!("Kafka: {facility}: {text}");
+        }
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::warn!("Kafka: {error}: {reason}");
     }
@@ -89,6 +107,7 @@ pub struct KafkaSession {
     topics: Vec<String>,
     /// Its membership. Fetches nothing.
     member: BaseConsumer<Context>,
+    joined_at: Instant,
     fetcher: Fetcher,
     /// Since when there is something to fetch that is not, or may be soon.
     waiting_since: Option<Instant>,
@@ -126,6 +145,7 @@ impl KafkaSession {
         transactions.renew().map_err(failed("start a producer"))?;
         Ok(Self {
             member: member(options, index, topics)?,
+            joined_at: Instant::now(),
             fetcher: Fetcher::new(options.input()).map_err(failed("start a consumer"))?,
             waiting_since: None,
             has_fetched: false,
@@ -143,17 +163,30 @@ impl KafkaSession {
         })
     }
 
-    /// Joins again if librdkafka has given up for good, as it does when the group knows a static
-    /// member by another id: its answer may have been lost with a broker. Returns whether it had.
-    fn rejoin_if_fatal(&mut self) -> bool {
-        let Some((code, why)) = self.member.client().fatal_error() else { return false };
-        tracing::error!("Kafka: {code}: {why}; joining the group anew");
+    /// Why the group has to be joined anew, if it has to be: librdkafka has given up for good, as it does
+    /// when the group knows a static member by another id, or does not know what the group has said.
+    fn estrangement(&mut self) -> Option<String> {
+        if let Some((code, why)) = self.member.client().fatal_error() {
+            return Some(format!("{code}: {why}"));
+        }
+        let is_unanswered = self.member.context().is_unanswered.load(Ordering::Acquire);
+        (is_unanswered && self.joined_at.elapsed() >= REJOIN_EVERY)
+            .then(|| "the group has not answered in time".to_owned())
+    }
+
+    /// Joins again if it has to. Returns whether it had.
+    fn rejoin_if_estranged(&mut self) -> bool {
+        let Some(why) = self.estrangement() else { return false };
+        tracing::error!("Kafka: {why}; joining the group anew");
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
         match member(&self.options, self.index, &topics) {
             Ok(consumer) => {
                 self.leave();
-                self.member = consumer;
+                let left = std::mem::replace(&mut self.member, consumer);
+                self.joined_at = Instant::now();
                 self.assignment.forget();
+                // It waits for brokers that may be away. If no thread can be had, it is done here.
+                let _ = std::thread::Builder::new().name("leave".to_owned()).spawn(move || drop(left));
             }
             // Tried again; whatever was owned is lost all the same.
             Err(error) => {
@@ -383,7 +416,7 @@ impl LogInput for KafkaSession {
 
 impl Session for KafkaSession {
     fn wait(&mut self, timeout: Duration) -> Option<Ownership> {
-        if self.rejoin_if_fatal() {
+        if self.rejoin_if_estranged() {
             return Some(self.lost());
         }
         self.fetch();
@@ -441,7 +474,10 @@ impl Session for KafkaSession {
             .and_then(|list| self.member.commit(&list, CommitMode::Sync));
         match committed {
             Ok(()) => Membership::Valid,
-            Err(KafkaError::ConsumerCommit(code)) if is_expelled(code) => Membership::Lost,
+            Err(KafkaError::ConsumerCommit(code)) if is_expelled(code) => {
+                self.lost();
+                Membership::Lost
+            }
             Err(error) => {
                 tracing::warn!("Kafka: membership: {error}");
                 Membership::Unknown
