@@ -59,14 +59,12 @@ impl ClientContext for Context {
     /// librdkafka 2.12 asks again in the same words when its heartbeat was not answered in time; the
     /// group, which has answered, does not repeat what it gives or takes: partitions would stay where they
     /// are until the group gives the member up, or would be nobody's. No other sign of it reaches us.
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, text: &str) {
         if facility == "REQTMOUT" && text.contains("ConsumerGroupHeartbeat") {
             self.is_unanswered.store(true, Ordering::Release);
         }
-        // Notice is asked for to hear that; of the others only what was asked for before.
-        if level as i32 <= RDKafkaLogLevel::Error as i32 {
-            tracing::error!("Kafka: {facility}: {text}");
-        }
+        // What of the rest matters is told as an error too.
+        tracing::debug!("Kafka: {facility}: {text}");
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
