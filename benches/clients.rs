@@ -11,7 +11,7 @@ use thalweg::app::Engine;
 use thalweg::serving::generated::v1::feature_service_client::FeatureServiceClient;
 use thalweg::serving::generated::v1::{GetFeaturesRequest, Value, ValueList, value::Kind};
 use thalweg::serving::{
-    Access, Door, LookupRequest, connections_max, grpc_routes, router, serve_grpc, serve_rest,
+    Access, Door, LookupRequest, Threads, connections_max, grpc_routes, router, serve_grpc, serve_rest,
 };
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -45,7 +45,6 @@ impl Listeners {
         assert!(access.set(Arc::clone(&engine.view)).is_ok());
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
-            .thread_name(SERVING)
             .enable_all()
             .build()
             .expect("a runtime");
@@ -56,16 +55,18 @@ impl Listeners {
         };
         let (rest, grpc) = (listener(), listener());
         let addresses = (rest.local_addr().expect("bound"), grpc.local_addr().expect("bound"));
+        let threads = Arc::new(Threads::start(2, SERVING, 64).expect("threads"));
         let routes = router(Arc::clone(&access), Door::Public, 16 << 20, 1024, 256 << 20);
         let health = tonic_health::server::health_reporter().1;
         let services = grpc_routes(tonic::service::Routes::new(health), access, 16 << 20, 1024);
+        let shared = Arc::clone(&threads);
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(rest).expect("a listener");
-            serve_rest(listener, routes, connections_max(), std::future::pending()).await;
+            serve_rest(listener, routes, &shared, connections_max(), std::future::pending()).await;
         });
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(grpc).expect("a listener");
-            serve_grpc(listener, services, connections_max(), std::future::pending()).await;
+            serve_grpc(listener, services, &threads, connections_max(), std::future::pending()).await;
         });
         Self { rest: addresses.0, grpc: addresses.1, _runtime: runtime }
     }

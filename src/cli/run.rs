@@ -9,7 +9,7 @@ use clap::Args;
 use thalweg::app::{Engine, endpoints_file, load_definitions};
 use thalweg::config::settings::Settings;
 use thalweg::fault::VARIABLES;
-use thalweg::serving::{Access, Door, connections_max, grpc_routes, router, serve_grpc, serve_rest};
+use thalweg::serving::{Access, Door, Threads, connections_max, grpc_routes, router, serve_grpc, serve_rest};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -19,6 +19,8 @@ use super::{Failure, Outcome, load_settings};
 /// Names under which health is asked for: the whole, and the service.
 const SERVICES: [&str; 2] = ["", "thalweg.v1.FeatureService"];
 
+/// Threads that answer.
+const SERVING: usize = 2;
 /// Connections that are still open this long after a stop are cut.
 const DRAIN: Duration = Duration::from_secs(2);
 /// Longest from the signal to the end: brokers that are away are not waited for.
@@ -74,9 +76,7 @@ pub fn run(arguments: &RunArguments) -> Outcome {
         load_definitions(&settings.definitions).map_err(|lines| Failure::Input(lines.join("\n")))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
-        .thread_name("serving")
-        // A read that waits for positions takes one, and must not keep appends from theirs.
-        .max_blocking_threads(settings.in_flight * 2 + 64)
+        .thread_name("main")
         .enable_all()
         .build()
         .map_err(engine)?;
@@ -114,14 +114,15 @@ async fn serve(settings: &Settings, topology: thalweg::topology::Topology) -> Ou
     let grpc = bind(&settings.listen_grpc).await?;
     let address = |listener: &TcpListener| listener.local_addr().map_err(engine);
     let (rest_at, operate_at, grpc_at) = (address(&rest)?, address(&operate)?, address(&grpc)?);
-    let mut servers = vec![
-        spawn_rest(rest, Door::Public, &access, settings, &stopped),
-        spawn_rest(operate, Door::Operate, &access, settings, &stopped),
-    ];
+    // A read that waits for positions takes a thread beside them, and must not keep appends from theirs.
+    let threads = Threads::start(SERVING, "serving", settings.in_flight * 2 + 64).map_err(engine)?;
+    let listeners = Listeners { access: &access, settings, stopped: &stopped, threads: Arc::new(threads) };
+    let mut servers =
+        vec![listeners.spawn_rest(rest, Door::Public), listeners.spawn_rest(operate, Door::Operate)];
     for name in SERVICES {
         health.set_service_status(name, tonic_health::ServingStatus::NotServing).await;
     }
-    servers.push(spawn_grpc(grpc, tonic::service::Routes::new(health_service), &access, settings, &stopped)?);
+    servers.push(listeners.spawn_grpc(grpc, tonic::service::Routes::new(health_service))?);
     let engine_settings = Settings {
         // Ports may have been left to the system.
         listen_rest: rest_at.to_string(),
@@ -188,43 +189,45 @@ async fn commit_until(deadline: tokio::time::Instant, running: Arc<Engine>) -> O
     }
 }
 
-fn spawn_grpc(
-    grpc: TcpListener,
-    others: tonic::service::Routes,
-    access: &Access,
-    settings: &Settings,
-    stopped: &watch::Receiver<bool>,
-) -> Result<tokio::task::JoinHandle<()>, Failure> {
-    let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(thalweg::serving::generated::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-    };
-    // Clients in Python, and grpcurl before 1.8.8, know only the older name.
-    let others = others
-        .add_service(reflection().build_v1().map_err(engine)?)
-        .add_service(reflection().build_v1alpha().map_err(engine)?);
-    let routes = grpc_routes(others, Arc::clone(access), settings.append_body, settings.in_flight);
-    let (stopping, most) = (stopped.clone(), connections_max());
-    Ok(tokio::spawn(async move { serve_grpc(grpc, routes, most, until(stopping)).await }))
+/// What all listeners need.
+struct Listeners<'a> {
+    access: &'a Access,
+    settings: &'a Settings,
+    stopped: &'a watch::Receiver<bool>,
+    threads: Arc<Threads>,
 }
 
-fn spawn_rest(
-    listener: TcpListener,
-    door: Door,
-    access: &Access,
-    settings: &Settings,
-    stopped: &watch::Receiver<bool>,
-) -> tokio::task::JoinHandle<()> {
-    let routes = router(
-        Arc::clone(access),
-        door,
-        settings.append_body,
-        settings.in_flight,
-        settings.memory as usize / 8,
-    );
-    let (stopping, most) = (stopped.clone(), connections_max());
-    tokio::spawn(async move { serve_rest(listener, routes, most, until(stopping)).await })
+impl Listeners<'_> {
+    fn spawn_grpc(
+        &self,
+        listener: TcpListener,
+        others: tonic::service::Routes,
+    ) -> Result<tokio::task::JoinHandle<()>, Failure> {
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(thalweg::serving::generated::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        // Clients in Python, and grpcurl before 1.8.8, know only the older name.
+        let others = others
+            .add_service(reflection().build_v1().map_err(engine)?)
+            .add_service(reflection().build_v1alpha().map_err(engine)?);
+        let (body_max, in_flight) = (self.settings.append_body, self.settings.in_flight);
+        let routes = grpc_routes(others, Arc::clone(self.access), body_max, in_flight);
+        let (stopping, threads) = (self.stopped.clone(), Arc::clone(&self.threads));
+        Ok(tokio::spawn(async move {
+            serve_grpc(listener, routes, &threads, connections_max(), until(stopping)).await;
+        }))
+    }
+
+    fn spawn_rest(&self, listener: TcpListener, door: Door) -> tokio::task::JoinHandle<()> {
+        let Settings { append_body, in_flight, memory, .. } = self.settings;
+        let routes = router(Arc::clone(self.access), door, *append_body, *in_flight, *memory as usize / 8);
+        let (stopping, threads) = (self.stopped.clone(), Arc::clone(&self.threads));
+        tokio::spawn(async move {
+            serve_rest(listener, routes, &threads, connections_max(), until(stopping)).await;
+        })
+    }
 }
 
 async fn announce_ready(

@@ -2,16 +2,18 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use futures_util::FutureExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::connection::{Connection, Requests, Wire};
 use super::rest::HEADERS_MAX;
@@ -37,19 +39,58 @@ pub fn connections_max() -> usize {
     usize::try_from(files / FILES_SHARE).unwrap_or(usize::MAX).clamp(16, Semaphore::MAX_PERMITS)
 }
 
+/// Threads that answer, each for connections of its own: what comes over one is read, answered and sent
+/// without another thread being woken for it, which would cost more than most answers.
+pub struct Threads {
+    runtimes: Vec<Handle>,
+    next: AtomicUsize,
+    /// They end with this.
+    _until: Vec<oneshot::Sender<()>>,
+}
+
+impl Threads {
+    /// Starts `count` threads of this name, beside which at most `blocking_max` each may wait for something.
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    pub fn start(count: usize, name: &str, blocking_max: usize) -> io::Result<Self> {
+        let (mut runtimes, mut until) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime =
+                runtime.max_blocking_threads(blocking_max).thread_name(name).enable_all().build()?;
+            runtimes.push(runtime.handle().clone());
+            let (end, ended) = oneshot::channel::<()>();
+            until.push(end);
+            std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+                let _ = runtime.block_on(ended);
+                runtime.shutdown_background();
+            })?;
+        }
+        Ok(Self { runtimes, next: AtomicUsize::new(0), _until: until })
+    }
+
+    /// The one that gets the next connection.
+    fn next(&self) -> &Handle {
+        &self.runtimes[self.next.fetch_add(1, Ordering::Relaxed) % self.runtimes.len()]
+    }
+}
+
 /// Answers REST by `routes` until `stopped`, and then what is under way.
 pub async fn serve_rest(
     listener: TcpListener,
     routes: Router,
+    threads: &Threads,
     connections_max: usize,
     stopped: impl Future<Output = ()>,
 ) {
-    rest(listener, routes, connections_max, HEAD_MAX, stopped).await;
+    rest(listener, routes, threads, connections_max, HEAD_MAX, stopped).await;
 }
 
 async fn rest(
     listener: TcpListener,
     routes: Router,
+    threads: &Threads,
     connections_max: usize,
     head_max: Duration,
     stopped: impl Future<Output = ()>,
@@ -57,7 +98,7 @@ async fn rest(
     // To find out which protocol is spoken it would wait for ever.
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
     builder.http1().timer(TokioTimer::new()).header_read_timeout(head_max);
-    serve(listener, connections_max, stopped, |stream, graceful| {
+    serve(listener, threads, connections_max, stopped, move |stream, graceful| {
         let service = TowerToHyperService::new(routes.clone());
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         graceful.watch(connection.into_owned()).map(drop)
@@ -69,20 +110,22 @@ async fn rest(
 pub async fn serve_grpc(
     listener: TcpListener,
     routes: Router,
+    threads: &Threads,
     connections_max: usize,
     stopped: impl Future<Output = ()>,
 ) {
-    grpc(listener, routes, connections_max, FIRST_MAX, stopped).await;
+    grpc(listener, routes, threads, connections_max, FIRST_MAX, stopped).await;
 }
 
 async fn grpc(
     listener: TcpListener,
     routes: Router,
+    threads: &Threads,
     connections_max: usize,
     first_max: Duration,
     stopped: impl Future<Output = ()>,
 ) {
-    serve(listener, connections_max, stopped, |stream, graceful| {
+    serve(listener, threads, connections_max, stopped, move |stream, graceful| {
         let requests = Requests::default();
         let mut builder = Builder::new(requests.clone()).http2_only();
         builder
@@ -103,9 +146,10 @@ async fn grpc(
 /// Accepts connections until `stopped`, runs each by what `begin` makes of it, and waits for the last.
 async fn serve<C: Future<Output = ()> + Send + 'static>(
     listener: TcpListener,
+    threads: &Threads,
     connections_max: usize,
     stopped: impl Future<Output = ()>,
-    begin: impl Fn(TcpStream, &GracefulShutdown) -> C,
+    begin: impl Fn(TcpStream, Watcher) -> C + Clone + Send + 'static,
 ) {
     let connections = Arc::new(Semaphore::new(connections_max));
     let graceful = GracefulShutdown::new();
@@ -115,6 +159,7 @@ async fn serve<C: Future<Output = ()> + Send + 'static>(
             accepted = accept(&listener, &connections) => accepted,
             () = &mut stopped => break,
         };
+        let accepted = accepted.and_then(|(stream, permit)| Ok((stream.into_std()?, permit)));
         let (stream, permit) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -123,12 +168,13 @@ async fn serve<C: Future<Output = ()> + Send + 'static>(
                 continue;
             }
         };
-        // Answers are small, and wanted at once.
-        let _ = stream.set_nodelay(true);
-        let connection = begin(stream, &graceful);
-        tokio::spawn(async move {
+        let (begin, watcher) = (begin.clone(), graceful.watcher());
+        threads.next().spawn(async move {
+            let Ok(stream) = TcpStream::from_std(stream) else { return };
+            // Answers are small, and wanted at once.
+            let _ = stream.set_nodelay(true);
             // One that broke off has nobody to tell.
-            connection.await;
+            begin(stream, watcher).await;
             drop(permit);
         });
     }
@@ -158,12 +204,13 @@ mod tests {
 
     /// The address of a listener that is served so.
     async fn served<S: Future<Output = ()> + Send + 'static>(
-        serve: impl FnOnce(TcpListener, Router) -> S,
+        serve: impl FnOnce(TcpListener, Router, Arc<Threads>) -> S,
     ) -> std::net::SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("bound");
         let answer = || async { "here" };
-        tokio::spawn(serve(listener, Router::new().route("/", axum::routing::any(answer))));
+        let threads = Arc::new(Threads::start(1, "serving", 1).expect("a thread"));
+        tokio::spawn(serve(listener, Router::new().route("/", axum::routing::any(answer)), threads));
         address
     }
 
@@ -175,7 +222,9 @@ mod tests {
 
     #[tokio::test]
     async fn connections_of_rest_that_send_no_request_make_room() {
-        let serve = |listener, routes| rest(listener, routes, 1, SOON, std::future::pending());
+        let serve = |listener, routes, threads: Arc<Threads>| async move {
+            rest(listener, routes, &threads, 1, SOON, std::future::pending()).await;
+        };
         let address = served(serve).await;
         let _silent = connect(address, b"GET / HT").await;
         let mut next = connect(address, b"GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
@@ -187,7 +236,9 @@ mod tests {
 
     #[tokio::test]
     async fn connections_of_grpc_that_send_no_request_make_room() {
-        let serve = |listener, routes| grpc(listener, routes, 1, SOON, std::future::pending());
+        let serve = |listener, routes, threads: Arc<Threads>| async move {
+            grpc(listener, routes, &threads, 1, SOON, std::future::pending()).await;
+        };
         let address = served(serve).await;
         let _silent = connect(address, b"PRI * HT").await;
         // The preface and empty settings are answered with settings.
