@@ -16,8 +16,6 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::Sleep;
 
-/// Of requests that have come over a connection together, those that are answered by its own task.
-const TOGETHER_MAX: usize = 8;
 /// Bytes for what is to be sent that a connection keeps when nothing is.
 const KEPT_BYTES: usize = 16 << 10;
 /// Bytes that wait to be sent over a connection.
@@ -118,9 +116,8 @@ impl AsyncWrite for Wire {
     }
 }
 
-/// A connection of HTTP/2 and the requests that it brings, in one task: a lookup takes less than to wake
-/// another thread for it. What takes longer waits elsewhere (`grpc::blocking`), and what comes in numbers
-/// is for all threads.
+/// A connection of HTTP/2 and the requests that it brings, in one task: a lookup takes less than to begin
+/// another for it. What takes longer waits elsewhere (`grpc::blocking`).
 pub(super) struct Connection<C> {
     connection: Pin<Box<C>>,
     requests: Requests,
@@ -149,14 +146,8 @@ impl<C> Connection<C> {
         if !new.is_empty() {
             self.first_until = None;
         }
-        for (index, request) in new.into_iter().enumerate() {
-            if index < TOGETHER_MAX {
-                // One that panics ends alone.
-                self.under_way.push(AssertUnwindSafe(request).catch_unwind());
-            } else {
-                tokio::spawn(request);
-            }
-        }
+        // One that panics ends alone.
+        self.under_way.extend(new.into_iter().map(|request| AssertUnwindSafe(request).catch_unwind()));
         let mut is_any_answered = false;
         while let Poll::Ready(Some(_)) = self.under_way.poll_next_unpin(context) {
             is_any_answered = true;

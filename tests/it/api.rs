@@ -371,7 +371,7 @@ fn grpc_answers_as_rest_does() {
         assert_eq!(answer.results[1].statuses, [present, present, missing]);
         assert_eq!(answer.results[2].values[2], float(-1.0));
         assert!(!answer.positions.is_empty());
-        // More at once over one connection than its own task answers.
+        // Many at once over one connection.
         let mut many = tokio::task::JoinSet::new();
         for _ in 0..64 {
             let (mut client, request) = (client.clone(), request.clone());
