@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tonic::transport::{Channel, Endpoint};
@@ -56,10 +57,15 @@ impl GrpcPeers {
     }
 }
 
-/// Waits for an answer, also on a thread that serves requests: ownership may move to another node
-/// between the look that chose the thread and the lookup.
-fn wait<T>(runtime: &Handle, answer: impl Future<Output = T>) -> T {
-    tokio::task::block_in_place(|| runtime.block_on(answer))
+/// Waits for an answer, also on a thread that serves requests and has a runtime of its own: ownership may
+/// move to another node between the look that chose the thread and the lookup.
+fn wait<T: Send + 'static>(
+    runtime: &Handle,
+    answer: impl Future<Output = Result<T, Grpc>> + Send + 'static,
+) -> Result<T, Grpc> {
+    let (said, heard) = bounded(1);
+    runtime.spawn(async move { drop(said.send(answer.await)) });
+    heard.recv().unwrap_or_else(|_| Err(Grpc::unavailable("this node is ending")))
 }
 
 impl Peers for GrpcPeers {
@@ -68,7 +74,8 @@ impl Peers for GrpcPeers {
         let mut message = Request::new(request_message(request));
         message.set_timeout(request.wait.unwrap_or(Duration::from_secs(1)) + ANSWER_MAX);
         message.metadata_mut().insert(HOP, tonic::metadata::MetadataValue::from_static("1"));
-        let answer = wait(&self.runtime, client.get_features(message)).map_err(|s| error_of(address, &s))?;
+        let answer = wait(&self.runtime, async move { client.get_features(message).await });
+        let answer = answer.map_err(|s| error_of(address, &s))?;
         response_of(answer.into_inner(), request)
     }
 
@@ -76,7 +83,8 @@ impl Peers for GrpcPeers {
         let mut client = self.client(address)?;
         let mut message = Request::new(proto::GetStatsRequest { cluster: false });
         message.set_timeout(ANSWER_MAX);
-        let answer = wait(&self.runtime, client.get_stats(message)).map_err(|s| error_of(address, &s))?;
+        let answer = wait(&self.runtime, async move { client.get_stats(message).await });
+        let answer = answer.map_err(|s| error_of(address, &s))?;
         serde_json::from_str(&answer.into_inner().json)
             .map_err(|e| Error::internal(format!("counts of the node at {address}: {e}")))
     }
@@ -95,4 +103,18 @@ fn error_of(address: &str, status: &Grpc) -> Error {
     };
     Error::new(kind, format!("the node at {address}: {}", status.message()))
         .with_hint("ask again in a moment")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_waited_for_on_any_thread() {
+        let here = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let peers = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
+        let handle = peers.handle().clone();
+        let answer = async { Ok::<_, Grpc>(7) };
+        assert_eq!(here.block_on(async { wait(&handle, answer) }).expect("an answer"), 7);
+    }
 }
