@@ -206,6 +206,8 @@ impl Broker {
             match consumer.poll(Duration::from_millis(200)) {
                 Some(Ok(message)) => found.push(message.detach()),
                 Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => ended += 1,
+                // A broker that was just killed or paused; who reads finds another, or comes back.
+                Some(Err(error)) if is_passing(&error) => {}
                 Some(Err(error)) => panic!("{topic}: {error}"),
                 None => {}
             }
@@ -213,6 +215,11 @@ impl Broker {
         found.sort_by_key(|m| (m.partition(), m.offset()));
         found
     }
+}
+
+fn is_passing(error: &rdkafka::error::KafkaError) -> bool {
+    use rdkafka::types::RDKafkaErrorCode::{AllBrokersDown, BrokerTransportFailure};
+    error.rdkafka_error_code().is_some_and(|code| matches!(code, BrokerTransportFailure | AllBrokersDown))
 }
 
 /// Asks for committed offsets.
