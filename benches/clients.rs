@@ -11,7 +11,7 @@ use thalweg::app::Engine;
 use thalweg::serving::generated::v1::feature_service_client::FeatureServiceClient;
 use thalweg::serving::generated::v1::{GetFeaturesRequest, Value, ValueList, value::Kind};
 use thalweg::serving::{
-    Access, Door, LookupRequest, Threads, connections_max, grpc_routes, router, serve_grpc, serve_rest,
+    Access, ConnectionLimits, Door, LookupRequest, Threads, grpc_routes, router, serve_grpc, serve_rest,
 };
 use tonic::transport::{Channel, Endpoint};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
@@ -62,11 +62,13 @@ impl Listeners {
         let shared = Arc::clone(&threads);
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(rest).expect("a listener");
-            serve_rest(listener, routes, &shared, connections_max(), std::future::pending()).await;
+            serve_rest(listener, routes, &shared, &ConnectionLimits::of_process(), std::future::pending())
+                .await;
         });
         runtime.spawn(async move {
             let listener = tokio::net::TcpListener::from_std(grpc).expect("a listener");
-            serve_grpc(listener, services, &threads, connections_max(), std::future::pending()).await;
+            serve_grpc(listener, services, &threads, &ConnectionLimits::of_process(), std::future::pending())
+                .await;
         });
         Self { rest: addresses.0, grpc: addresses.1, _runtime: runtime }
     }

@@ -9,7 +9,9 @@ use clap::Args;
 use thalweg::app::{Engine, endpoints_file, load_definitions};
 use thalweg::config::settings::Settings;
 use thalweg::fault::VARIABLES;
-use thalweg::serving::{Access, Door, Threads, connections_max, grpc_routes, router, serve_grpc, serve_rest};
+use thalweg::serving::{
+    Access, ConnectionLimits, Door, Threads, grpc_routes, router, serve_grpc, serve_rest,
+};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -216,7 +218,7 @@ impl Listeners<'_> {
         let routes = grpc_routes(others, Arc::clone(self.access), body_max, in_flight);
         let (stopping, threads) = (self.stopped.clone(), Arc::clone(&self.threads));
         Ok(tokio::spawn(async move {
-            serve_grpc(listener, routes, &threads, connections_max(), until(stopping)).await;
+            serve_grpc(listener, routes, &threads, &ConnectionLimits::of_process(), until(stopping)).await;
         }))
     }
 
@@ -225,7 +227,7 @@ impl Listeners<'_> {
         let routes = router(Arc::clone(self.access), door, *append_body, *in_flight, *memory as usize / 8);
         let (stopping, threads) = (self.stopped.clone(), Arc::clone(&self.threads));
         tokio::spawn(async move {
-            serve_rest(listener, routes, &threads, connections_max(), until(stopping)).await;
+            serve_rest(listener, routes, &threads, &ConnectionLimits::of_process(), until(stopping)).await;
         })
     }
 }

@@ -18,10 +18,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use super::connection::{Connection, Requests, Wire};
 use super::rest::HEADERS_MAX;
 
-/// How long a connection may take to send the head of a request, the first or the next.
-const HEAD_MAX: Duration = Duration::from_secs(30);
-/// How long a connection of gRPC may wait with its first request: clients open some ahead.
-const FIRST_MAX: Duration = Duration::from_secs(300);
 /// Distance of questions whether a client of gRPC is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
 /// Requests of one connection of gRPC that may be under way.
@@ -31,12 +27,29 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Share of the files of this process that connections of one listener may be.
 const FILES_SHARE: u64 = 4;
 
-/// Raises the number of files that this process may open to what it is allowed, and says how many of them
-/// the connections of one listener may be.
-pub fn connections_max() -> usize {
-    // Where it cannot be raised, it is what it was.
-    let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
-    usize::try_from(files / FILES_SHARE).unwrap_or(usize::MAX).clamp(16, Semaphore::MAX_PERMITS)
+/// What the connections of one listener may take.
+pub struct ConnectionLimits {
+    /// Connections at a time.
+    connections: usize,
+    /// How long one of REST may take to send the head of a request, the first or the next.
+    head: Duration,
+    /// How long one of gRPC may wait with its first request: clients open some ahead.
+    first: Duration,
+}
+
+impl ConnectionLimits {
+    /// Raises the number of files that this process may open to what it is allowed, and leaves some of them
+    /// to the connections of a listener.
+    pub fn of_process() -> Self {
+        // Where it cannot be raised, it is what it was.
+        let files = rlimit::increase_nofile_limit(u64::MAX).unwrap_or(1024);
+        let connections = usize::try_from(files / FILES_SHARE).unwrap_or(usize::MAX);
+        Self {
+            connections: connections.clamp(16, Semaphore::MAX_PERMITS),
+            head: Duration::from_secs(30),
+            first: Duration::from_secs(300),
+        }
+    }
 }
 
 /// Threads that answer, each for connections of its own: what comes over one is read, answered and sent
@@ -81,24 +94,13 @@ pub async fn serve_rest(
     listener: TcpListener,
     routes: Router,
     threads: &Threads,
-    connections_max: usize,
-    stopped: impl Future<Output = ()>,
-) {
-    rest(listener, routes, threads, connections_max, HEAD_MAX, stopped).await;
-}
-
-async fn rest(
-    listener: TcpListener,
-    routes: Router,
-    threads: &Threads,
-    connections_max: usize,
-    head_max: Duration,
+    limits: &ConnectionLimits,
     stopped: impl Future<Output = ()>,
 ) {
     // To find out which protocol is spoken it would wait for ever.
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(head_max);
-    serve(listener, threads, connections_max, stopped, move |stream, graceful| {
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.head);
+    serve(listener, threads, limits.connections, stopped, move |stream, graceful| {
         let service = TowerToHyperService::new(routes.clone());
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         graceful.watch(connection.into_owned()).map(drop)
@@ -111,21 +113,11 @@ pub async fn serve_grpc(
     listener: TcpListener,
     routes: Router,
     threads: &Threads,
-    connections_max: usize,
+    limits: &ConnectionLimits,
     stopped: impl Future<Output = ()>,
 ) {
-    grpc(listener, routes, threads, connections_max, FIRST_MAX, stopped).await;
-}
-
-async fn grpc(
-    listener: TcpListener,
-    routes: Router,
-    threads: &Threads,
-    connections_max: usize,
-    first_max: Duration,
-    stopped: impl Future<Output = ()>,
-) {
-    serve(listener, threads, connections_max, stopped, move |stream, graceful| {
+    let first_max = limits.first;
+    serve(listener, threads, limits.connections, stopped, move |stream, graceful| {
         let requests = Requests::default();
         let mut builder = Builder::new(requests.clone()).http2_only();
         builder
@@ -198,8 +190,12 @@ mod tests {
 
     use super::*;
 
-    /// What the tests allow in place of `HEAD_MAX` and `FIRST_MAX`.
-    const SOON: Duration = Duration::from_millis(50);
+    /// One connection, and little patience.
+    const ONE: ConnectionLimits = ConnectionLimits {
+        connections: 1,
+        head: Duration::from_millis(50),
+        first: Duration::from_millis(50),
+    };
     const PATIENCE: Duration = Duration::from_secs(20);
 
     /// The address of a listener that is served so.
@@ -223,7 +219,7 @@ mod tests {
     #[tokio::test]
     async fn connections_of_rest_that_send_no_request_make_room() {
         let serve = |listener, routes, threads: Arc<Threads>| async move {
-            rest(listener, routes, &threads, 1, SOON, std::future::pending()).await;
+            serve_rest(listener, routes, &threads, &ONE, std::future::pending()).await;
         };
         let address = served(serve).await;
         let _silent = connect(address, b"GET / HT").await;
@@ -237,7 +233,7 @@ mod tests {
     #[tokio::test]
     async fn connections_of_grpc_that_send_no_request_make_room() {
         let serve = |listener, routes, threads: Arc<Threads>| async move {
-            grpc(listener, routes, &threads, 1, SOON, std::future::pending()).await;
+            serve_grpc(listener, routes, &threads, &ONE, std::future::pending()).await;
         };
         let address = served(serve).await;
         let _silent = connect(address, b"PRI * HT").await;

@@ -36,7 +36,7 @@ pub use compute::{Cell, Status};
 #[cfg(feature = "serving")]
 pub use grpc::grpc_routes;
 #[cfg(feature = "serving")]
-pub use listen::{Threads, connections_max, serve_grpc, serve_rest};
+pub use listen::{ConnectionLimits, Threads, serve_grpc, serve_rest};
 pub use lookup::{LookupRequest, LookupResponse, PartitionAnswer};
 pub use owned::Owned;
 #[cfg(feature = "serving")]
