@@ -85,13 +85,14 @@ impl Runner {
         let mut rows = sweep;
         let due = self.capture(&mut rows, now, everything);
         let barrier = self.next_barrier();
+        let record = barrier.encode();
         self.emit_latest()?;
         let mut appends: Vec<Append> = self.outputs.drain().map(|(_, append)| append).collect();
         self.add_markers(&mut appends);
         let is_turn =
             everything || self.options.has_changelog || now - self.stored_at >= self.half_interval();
         let hand_over = (is_turn || !rows.changes.is_empty()).then(|| {
-            rows.put(STORE_KEY.to_vec(), barrier.encode());
+            rows.put(STORE_KEY.to_vec(), record.clone());
             Arc::new(rows.changes)
         });
         let commit = TaskCommit {
@@ -100,7 +101,7 @@ impl Runner {
             partition: self.task.partition,
             next_offset: barrier.committed,
             txn_id: barrier.txn_id(),
-            barrier: barrier.encode(),
+            barrier: record,
             rows: hand_over.clone().filter(|_| self.options.has_changelog),
             appends,
             must_sync: hand_over.is_some(),

@@ -285,6 +285,12 @@ impl KafkaSession {
         }
     }
 
+    /// Others may commit for `inputs` from here on.
+    fn give_up(&mut self, inputs: &[Place]) {
+        self.drop_some(inputs);
+        self.committed.retain(|input, _| !inputs.contains(input));
+    }
+
     /// Of `inputs` nothing more is fetched, and what was is forgotten.
     fn drop_some(&mut self, inputs: &[Place]) {
         self.fetcher.keep_only(|place| !inputs.contains(place));
@@ -492,14 +498,12 @@ impl Session for KafkaSession {
         if !inputs.iter().any(|input| self.inputs.contains_key(input)) {
             return;
         }
-        self.drop_some(inputs);
-        self.committed.retain(|input, _| !inputs.contains(input));
+        self.give_up(inputs);
         self.waiting_since = Some(Instant::now());
     }
 
     fn release_some(&mut self, inputs: &[Place]) {
-        self.drop_some(inputs);
-        self.committed.retain(|input, _| !inputs.contains(input));
+        self.give_up(inputs);
         self.assignment.release(&self.member, Some(inputs));
     }
 
