@@ -6,10 +6,10 @@ use parquet::data_type::{
     ByteArray, ByteArrayType, DoubleType, FixedLenByteArray, FixedLenByteArrayType, Int64Type,
 };
 use parquet::file::writer::SerializedFileWriter;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::api::{DEFINITIONS, NOON_MS, event};
-use crate::harness::{Place, run};
+use crate::harness::{Engine, Place, run};
 
 #[test]
 fn what_cannot_be_ingested_keeps_nothing_else_back() {
@@ -100,7 +100,11 @@ feature_groups:
       x: { aggregate: last, of: x, window: 1h }
       note: { aggregate: last, of: note, window: 1h }
 ";
-const FEATURES: [&str; 4] = ["by_user:count", "by_user:n", "by_user:x", "by_user:note"];
+/// The features of `user`, some hours after the events.
+fn values_of(engine: &Engine, user: &str) -> Value {
+    let features = ["by_user:count", "by_user:n", "by_user:x", "by_user:note"];
+    engine.values(&features, json!({"user_id": [user]}), "2024-01-15T17:00:00Z", &json!({}))
+}
 
 #[test]
 fn rows_of_parquet_become_events_of_their_types() {
@@ -122,13 +126,11 @@ fn rows_of_parquet_become_events_of_their_types() {
     assert!(out.contains("\"appended\":2"), "{out}");
     assert_eq!(engine.settled_stats()["sources"]["rows"]["accepted"], 2);
     // Local to the source's zone, finer than a millisecond; its own bytes; a decimal; all digits.
-    let values =
-        |user: &str| engine.values(&FEATURES, json!({"user_id": [user]}), "2024-01-15T17:00:00Z", &json!({}));
-    let found = values("30313233-3435-3637-3839-616263646566");
+    let found = values_of(&engine, "30313233-3435-3637-3839-616263646566");
     assert_eq!(found["count"], json!([1, "PRESENT"]));
     assert_eq!((&found["n"][0], &found["x"][0]), (&json!(42), &json!(0.1 + 0.2)));
     assert_eq!(found["note"], json!(["NA", "PRESENT"]), "what stands for null does so in CSV alone");
-    assert_eq!(values("ffffffff-ffff-ffff-ffff-ffffffffffff")["x"][0], json!(1e300));
+    assert_eq!(values_of(&engine, "ffffffff-ffff-ffff-ffff-ffffffffffff")["x"][0], json!(1e300));
     // Bytes that are no text.
     write_parquet(&path, *b"0123456789abcdef", b"\xff\xfe");
     let (code, _, said) = run(&arguments, None);
@@ -178,12 +180,10 @@ fn cells_of_csv_keep_their_digits_and_an_open_quote_is_said() {
         "{out} {said}"
     );
     engine.settled_stats();
-    let values =
-        |user: &str| engine.values(&FEATURES, json!({"user_id": [user]}), "2024-01-15T17:00:00Z", &json!({}));
-    let found = values("a");
+    let found = values_of(&engine, "a");
     assert_eq!(found["n"][0], json!(9_007_199_254_740_993_i64));
     assert_eq!((&found["x"][0], &found["note"][0]), (&json!(0.1 + 0.2), &json!("a, b")));
-    let found = values("b");
+    let found = values_of(&engine, "b");
     assert_eq!(found["n"][0], json!(i64::MAX));
     assert_eq!(found["count"][0], json!(1));
     assert_eq!((&found["x"][0], &found["note"][0]), (&json!(null), &json!(null)));
