@@ -157,6 +157,10 @@ impl Loop {
             if let Some(change) = self.session.wait(patience) {
                 self.change(change);
             }
+            // Others may own, and have removed, what would be read next.
+            if self.must_prove_itself() {
+                continue;
+            }
             self.welcome();
             let mut records = 0;
             let mut is_pressed = false;
@@ -199,6 +203,12 @@ impl Loop {
     /// Their inputs.
     fn inputs(&self) -> Vec<(String, u32)> {
         self.runners.iter().map(|r| input_of(r.task())).collect()
+    }
+
+    /// Whether it stood still for so long that its tasks may be others' by now.
+    fn must_prove_itself(&self) -> bool {
+        // One that has released everything runs nothing.
+        !self.is_released && self.lease.as_ref().is_some_and(|lease| lease.needs_proof())
     }
 
     /// Renews the lease, after proof of membership if the worker stood still for long: it may have

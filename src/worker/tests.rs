@@ -9,11 +9,12 @@ use crossbeam_channel::Sender;
 use super::{Host, Worker, WorkerOptions};
 use crate::error::{Error, Result};
 use crate::log::{
-    Append, Input, LocalLog, LocalSession, Log, LogBatch, MemoryLog, Outcome, Ownership, Session, TaskCommit,
+    Append, Input, LocalLog, LocalSession, Log, LogBatch, Membership, MemoryLog, Outcome, Ownership, Session,
+    TaskCommit,
 };
 use crate::model::Offset;
 use crate::task::tests::Bench;
-use crate::task::{Lease, Runner};
+use crate::task::{Lease, Runner, Status};
 use crate::telemetry::Metrics;
 
 const COMMIT_INTERVAL: Duration = Duration::from_millis(5);
@@ -105,7 +106,7 @@ impl Host for Noting {
     }
 }
 
-/// Runs a worker until `is_over`, or for too long.
+/// Runs a worker on such commits until `is_over`.
 fn run(is_revoked: bool, is_to_fail: bool, is_over: impl Fn(&Seen) -> bool) -> Arc<Seen> {
     let bench = Bench::new(Duration::ZERO);
     let runner = bench.take_over().expect("it starts");
@@ -118,12 +119,24 @@ fn run(is_revoked: bool, is_to_fail: bool, is_over: impl Fn(&Seen) -> bool) -> A
         is_to_fail,
         seen: Arc::clone(&seen),
     };
+    work(runner, Box::new(session), None, &seen, is_over);
+    seen
+}
+
+/// Runs a worker until `is_over`, or for too long.
+fn work(
+    runner: Runner,
+    session: Box<dyn Session>,
+    lease: Option<Arc<Lease>>,
+    seen: &Arc<Seen>,
+    is_over: impl Fn(&Seen) -> bool,
+) {
     let worker = Worker::start(WorkerOptions {
         index: 0,
         runners: vec![runner],
-        session: Box::new(session),
-        host: Box::new(Noting(Arc::clone(&seen))),
-        lease: None,
+        session,
+        host: Box::new(Noting(Arc::clone(seen))),
+        lease,
         commit_interval: COMMIT_INTERVAL,
         metrics: Arc::new(Metrics::default()),
         pulse: Arc::new(Lease::new(PATIENCE)),
@@ -131,14 +144,13 @@ fn run(is_revoked: bool, is_to_fail: bool, is_over: impl Fn(&Seen) -> bool) -> A
     });
     let worker = worker.expect("it starts");
     let deadline = Instant::now() + PATIENCE;
-    while !is_over(&seen) && Instant::now() < deadline {
+    while !is_over(seen) && Instant::now() < deadline {
         std::thread::yield_now();
     }
-    let is_in_time = is_over(&seen);
+    let is_in_time = is_over(seen);
     worker.stop();
     worker.join();
     assert!(is_in_time, "{} commits", seen.commits.load(Ordering::SeqCst));
-    seen
 }
 
 /// Commits that take longer than their distance would follow each other without a gap.
@@ -152,4 +164,50 @@ fn the_group_is_heard_however_long_commits_take() {
 fn a_task_that_is_interrupted_is_taken_over_once_no_commit_is_under_way() {
     let seen = run(false, true, |seen| seen.takeovers.load(Ordering::SeqCst) > 0);
     assert_eq!(seen.beside_a_commit.load(Ordering::SeqCst), 0);
+}
+
+/// A session that stands still until others have taken over, and removed what they have read.
+struct Frozen {
+    still: Duration,
+    seen: Arc<Seen>,
+}
+
+impl Input for Frozen {
+    fn read(&mut self, _: &str, _: u32, _: Offset, _: usize) -> Result<Vec<Arc<LogBatch>>> {
+        Err(Error::corrupted("what comes next was removed"))
+    }
+}
+
+impl Session for Frozen {
+    fn wait(&mut self, _: Duration) -> Option<Ownership> {
+        std::thread::sleep(std::mem::take(&mut self.still));
+        None
+    }
+
+    fn begin_commit(&mut self, _: Vec<TaskCommit>) {}
+
+    fn outcome(&mut self, _: Duration) -> Option<Outcome> {
+        Some(Outcome::Fenced("others own it".to_owned()))
+    }
+
+    fn confirm(&mut self) -> Membership {
+        Membership::Lost
+    }
+
+    fn release(&mut self) {
+        self.seen.is_released.store(true, Ordering::SeqCst);
+    }
+}
+
+/// It would say that its input is damaged, which it is not for those who own it.
+#[test]
+fn a_worker_that_stood_still_proves_itself_before_it_reads() {
+    let bench = Bench::new(Duration::ZERO);
+    let runner = bench.take_over().expect("it starts");
+    let task = Arc::clone(runner.task());
+    let seen = Arc::new(Seen::default());
+    let session = Frozen { still: Duration::from_millis(60), seen: Arc::clone(&seen) };
+    let lease = Arc::new(Lease::new(Duration::from_millis(100)));
+    work(runner, Box::new(session), Some(lease), &seen, |seen| seen.is_released.load(Ordering::SeqCst));
+    assert_ne!(task.status(), Status::Failed);
 }
