@@ -12,7 +12,7 @@ mod standby;
 mod takeover;
 
 #[cfg(feature = "kafka")]
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
@@ -28,7 +28,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::config::DefinitionFiles;
 use crate::config::settings::Settings;
 use crate::config::show_mistake;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::log::{Log, hold_folder};
 use crate::model::Offset;
 use crate::serving::{Limits, View};
@@ -315,6 +315,7 @@ impl Housekeeper {
     fn run(self) {
         while !self.stop.load(Ordering::Acquire) {
             std::thread::park_timeout(self.every);
+            self.check_inputs();
             // A task that is given up meanwhile lets its store go at once.
             let tasks: Vec<Weak<Task>> = self.view.owned().tasks.iter().map(Arc::downgrade).collect();
             // A standby's rows come from the changelog, and nothing is its to cut.
@@ -333,6 +334,24 @@ impl Housekeeper {
                         tracing::warn!("housekeeping of {topic}/{partition}: {error}");
                     }
                 }
+            }
+        }
+    }
+
+    /// Ends the tasks of inputs whose partitions are no longer those by which keys were placed (PROTOCOL 27).
+    fn check_inputs(&self) {
+        let topics: BTreeSet<String> = self.view.owned().tasks.iter().map(|t| t.topic.clone()).collect();
+        for topic in topics {
+            match self.view.log.check_partitions(&topic) {
+                Err(error) if error.kind == ErrorKind::Invalid => {
+                    let owned = self.view.owned();
+                    let is_hit = |t: &&Arc<Task>| t.topic == topic && t.status() != Status::Failed;
+                    for task in owned.tasks.iter().filter(is_hit) {
+                        task.fail(&error.to_string());
+                    }
+                }
+                Err(error) => tracing::warn!("{topic}: {error}"),
+                Ok(()) => {}
             }
         }
     }

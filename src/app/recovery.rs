@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex};
 use super::{Parts, Place, cores};
 use crate::error::{Error, Result};
 use crate::fault::crash_point;
-use crate::log::{BARRIER_KEY, Following, KafkaLog};
+use crate::log::{BARRIER_KEY, Following, KafkaLog, Log as _};
 use crate::model::{Change, Millis, Offset};
 use crate::state::StateStore;
 use crate::task::{StoreMeta, Task};
@@ -85,6 +85,7 @@ impl Turns {
 impl Recovery {
     /// Makes the store of `task` a consistent copy of the changelog as it is now. Returns the position.
     pub fn follow_changelog(&self, task: &Task) -> Result<u64> {
+        self.log.check_partitions(&self.place.topic)?;
         match self.usable_position(&*task.store)? {
             Some(position) => self.follow(task, position),
             None => self.rebuild(task),

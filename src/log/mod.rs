@@ -77,6 +77,14 @@ pub trait Log: Send + Sync {
     /// Number of partitions; `None`: no such topic.
     fn partitions(&self, topic: &str) -> Option<u32>;
 
+    /// Whether `topic` still has the partitions by which keys were placed.
+    ///
+    /// # Errors
+    /// It has others, of the kind [`ErrorKind::Invalid`](crate::error::ErrorKind), or cannot be asked.
+    fn check_partitions(&self, _topic: &str) -> Result<()> {
+        Ok(())
+    }
+
     /// Appends; durable by the log's policy when this returns. Next offsets by partition.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::{Message, OwnedMessage};
@@ -57,6 +57,14 @@ impl Broker {
             topic = topic.set(name, value);
         }
         let made = wait_for(admin.create_topics([&topic], &AdminOptions::new())).expect("an answer");
+        assert!(made[0].is_ok(), "{made:?}");
+    }
+
+    /// Gives a topic more partitions.
+    pub fn widen(&self, topic: &str, partitions: u32) {
+        let more = NewPartitions::new(topic, partitions as usize);
+        let made =
+            wait_for(self.admin().create_partitions([&more], &AdminOptions::new())).expect("an answer");
         assert!(made[0].is_ok(), "{made:?}");
     }
 

@@ -194,6 +194,39 @@ fn topics_that_would_lose_state_and_keys_in_wrong_places_are_named() {
     }
 }
 
+/// Keys go to other partitions then than those that have their state.
+#[test]
+fn partitions_that_are_added_end_what_reads_the_topic() {
+    let broker = Broker::start();
+    let quick = format!("checkpoint_interval: 300ms\n{}", broker.log(PARTITIONS));
+    let place = Place::new(DEFINITIONS, &quick);
+    let engine = place.start();
+    send(&broker.producer(), "payments", &records(0, PARTITIONS));
+    engine.settled_stats();
+    broker.widen("payments", PARTITIONS + 1);
+    let wrong = "topic `payments` had 3 partitions and has 4";
+    until(|| {
+        let (status, health) = engine.get("/v1/health");
+        let partitions = health["partitions"].as_array().expect("partitions");
+        let of_topic = partitions.iter().filter(|p| p["topic"] == "payments");
+        let is_said =
+            |p: &Json| p["state"] == "failed" && p["failure"].as_str().is_some_and(|why| why.contains(wrong));
+        if status == 503 && of_topic.clone().count() > 0 && of_topic.clone().all(is_said) {
+            Ok(())
+        } else {
+            Err(format!("{status} {health}"))
+        }
+    });
+    let body = json!({ "features": ["by_user:count_all"], "entities": { "user_id": ["u1"] } });
+    let answer = engine.lookup(&body);
+    assert_eq!(answer["results"][1]["statuses"], json!(["DEGRADED"]), "{answer}");
+    engine.stop();
+    let config = place.config();
+    let (code, _, log) = crate::harness::run(&["run", "--config", config.to_str().expect("UTF-8")], None);
+    assert_eq!(code, 3, "{log}");
+    assert!(log.contains("partitions"), "{log}");
+}
+
 #[test]
 fn a_topic_that_was_made_anew_is_refused() {
     let broker = Broker::start();

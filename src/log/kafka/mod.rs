@@ -41,6 +41,9 @@ use topics::Topics;
 
 /// Longest wait for an answer of a broker.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// What helps against partitions that were added.
+const WIDENED: &str = "keys go to other partitions now than those that have their state: make a topic with \
+                       as many, copy the records into it, and read it under another `app`";
 
 fn failed(what: &str) -> impl FnOnce(KafkaError) -> Error + '_ {
     move |e| refused_property(&e).unwrap_or_else(|| Error::unavailable(format!("{what}: {e}")))
@@ -180,14 +183,19 @@ impl KafkaLog {
     }
 
     fn fetch_partitions(&self, topic: &str) -> Result<Option<u32>> {
+        let found = self.count_partitions(topic)?;
+        if let Some(count) = found {
+            self.partitions.write().insert(topic.to_owned(), count);
+        }
+        Ok(found)
+    }
+
+    /// Number of partitions by now; `None`: no such topic.
+    fn count_partitions(&self, topic: &str) -> Result<Option<u32>> {
         let metadata = self.probe.fetch_metadata(Some(topic), TIMEOUT).map_err(failed("read metadata"))?;
         let found = metadata.topics().iter().find(|t| t.name() == topic);
         let count = found.filter(|t| t.error().is_none()).map_or(0, |t| t.partitions().len() as u32);
-        if count == 0 {
-            return Ok(None);
-        }
-        self.partitions.write().insert(topic.to_owned(), count);
-        Ok(Some(count))
+        Ok(Some(count).filter(|count| *count > 0))
     }
 
     /// The producer of appends.
@@ -273,6 +281,19 @@ impl Log for KafkaLog {
             return Some(*known);
         }
         self.fetch_partitions(topic).ok().flatten()
+    }
+
+    fn check_partitions(&self, topic: &str) -> Result<()> {
+        let known = self.partitions(topic);
+        let found = self.count_partitions(topic)?;
+        // Brokers that have heard of fewer do not know better yet.
+        match (known, found) {
+            (Some(known), Some(found)) if found > known => {
+                let message = format!("topic `{topic}` had {known} partitions and has {found}");
+                Err(Error::invalid(message).with_hint(WIDENED))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn append(&self, append: Append) -> Result<BTreeMap<u32, Offset>> {
