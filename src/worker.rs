@@ -399,17 +399,20 @@ impl Loop {
             Outcome::Aborted(_, commits) if !tasks.is_empty() => {
                 self.aborted = Some(commits.into_iter().zip(pending).collect());
             }
-            Outcome::Refused(why) => {
-                for runner in self.runners.iter().filter(|r| tasks.contains(&r.task().name)) {
+            Outcome::Refused(why, of, commits) if !tasks.is_empty() => {
+                let refused = &tasks[of];
+                if let Some(runner) = self.runners.iter().find(|r| r.task().name == *refused) {
                     runner
                         .fail(&format!("commit: {why}; raise max.message.bytes of that topic, and restart"));
                 }
+                self.aborted = Some(commits.into_iter().zip(pending).collect());
+                self.keep_aborted(|commit| commit.task != *refused);
             }
             Outcome::Fenced(why) if !tasks.is_empty() => {
                 tracing::warn!("{}: {why}: taken over anew", tasks.join(", "));
                 self.end(&tasks);
             }
-            Outcome::Aborted(..) | Outcome::Fenced(_) => {}
+            Outcome::Aborted(..) | Outcome::Refused(..) | Outcome::Fenced(_) => {}
         }
         true
     }

@@ -62,8 +62,9 @@ pub enum Outcome {
     Committed(Vec<Offset>),
     /// Nothing of it happened, for this reason; it can be made again.
     Aborted(String, Vec<TaskCommit>),
-    /// Nothing of it happened, for this reason, and would not the next time.
-    Refused(String),
+    /// Nothing of it happened, for this reason, and would not the next time for the sake of the commit of
+    /// this index; the others can be made again.
+    Refused(String, usize, Vec<TaskCommit>),
     /// Another may own the tasks: what they hold in memory is worth nothing (PROTOCOL 21).
     Fenced(String),
 }
@@ -74,7 +75,7 @@ impl Outcome {
         match self {
             Self::Committed(_) => "committed",
             Self::Aborted(..) => "aborted",
-            Self::Refused(_) => "refused",
+            Self::Refused(..) => "refused",
             Self::Fenced(_) => "fenced",
         }
     }

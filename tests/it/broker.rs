@@ -11,6 +11,7 @@ use rdkafka::message::{Message, OwnedMessage};
 use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use crate::crash::random;
 use crate::harness::root;
 
 /// Brokers that end with the test.
@@ -146,7 +147,8 @@ impl Broker {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.bootstrap).set("message.max.bytes", "10000000");
         let producer: ThreadedProducer<DefaultProducerContext> = config.create().expect("a producer");
-        let value = vec![b'x'; bytes];
+        // Brokers measure what is left of it after compression.
+        let value: Vec<u8> = (0..bytes as u64).map(|n| random(n) as u8).collect();
         producer.send(BaseRecord::<(), [u8]>::to(topic).payload(&value)).map_err(|(e, _)| e).expect("queued");
         producer.flush(Duration::from_secs(30)).expect("sent");
     }

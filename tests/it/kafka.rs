@@ -345,6 +345,34 @@ fn the_largest_records_that_kafka_takes_go_aside_whole() {
     engine.stop();
 }
 
+#[test]
+fn a_record_that_a_topic_does_not_take_ends_its_own_task_alone() {
+    let broker = Broker::start();
+    broker.create_with("payments", PARTITIONS, "max.message.bytes=4000000");
+    broker.create_with("test-dead-letters", PARTITIONS, "max.message.bytes=100000");
+    // All in one commit.
+    broker.send_large("payments", 500_000);
+    send(&broker.producer(), "payments", &records(0, PARTITIONS));
+    let together = format!("workers: 1\ncommit_interval: 2s\n{}", broker.log(PARTITIONS));
+    let place = Place::new(DEFINITIONS, &together);
+    let engine = place.start();
+    let is_settled = |p: &&Json| p["lag"] == 0 && p["applied"] == p["committed"];
+    until(|| {
+        let (_, health) = engine.get("/v1/health");
+        let partitions = health["partitions"].as_array().expect("partitions");
+        let (failed, others): (Vec<&Json>, Vec<&Json>) =
+            partitions.iter().partition(|p| p["state"] == "failed");
+        if failed.len() == 1 && others.len() as u32 == 2 * PARTITIONS - 1 && others.iter().all(is_settled) {
+            let why = failed[0]["failure"].as_str().unwrap_or_default();
+            assert!(why.contains("test-dead-letters") && why.contains("max.message.bytes"), "{why}");
+            Ok(())
+        } else {
+            Err(health.to_string())
+        }
+    });
+    engine.stop();
+}
+
 /// Every value and status of groups of `DEFINITIONS` at times around `now` is the oracle's.
 fn compare(engine: &Engine, oracle: &Oracle, now: i64) {
     let groups =

@@ -35,7 +35,7 @@ impl Job {
         let outcome = match transactions.commit(&group, &commits) {
             Ok(barriers) => Outcome::Committed(barriers),
             Err(Failure::Aborted(why)) => Outcome::Aborted(why, commits),
-            Err(Failure::Refused(why)) => Outcome::Refused(why),
+            Err(Failure::Refused(why, of)) => Outcome::Refused(why, of, commits),
             Err(Failure::Unknown(why)) => {
                 tracing::warn!("a transaction ended without an answer: {why}");
                 resolve(&mut transactions, commits, &before, stop)

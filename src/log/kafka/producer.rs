@@ -19,10 +19,34 @@ use crate::fault::{crash_point, is_to_abort};
 use crate::log::TaskCommit;
 use crate::model::Offset;
 
-/// Low bits of an opaque say which commit a barrier record is of; the rest which transaction.
-const SLOT_BITS: u32 = 20;
-/// The slot of everything that is no barrier record.
-const NO_SLOT: usize = (1 << SLOT_BITS) - 1;
+/// What a record is to its transaction: which one, which commit in it, and whether its barrier record.
+#[derive(Clone, Copy)]
+struct Mark(usize);
+
+impl Mark {
+    const SLOT_BITS: u32 = 20;
+    const BARRIER: usize = 1 << Self::SLOT_BITS;
+
+    fn new(transaction: usize, slot: usize) -> Self {
+        Self(transaction << (Self::SLOT_BITS + 1) | slot)
+    }
+
+    fn of_barrier(self) -> Self {
+        Self(self.0 | Self::BARRIER)
+    }
+
+    fn transaction(self) -> usize {
+        self.0 >> (Self::SLOT_BITS + 1)
+    }
+
+    fn slot(self) -> usize {
+        self.0 & (Self::BARRIER - 1)
+    }
+
+    fn is_barrier(self) -> bool {
+        self.0 & Self::BARRIER != 0
+    }
+}
 
 /// How long an abort may take. One that takes longer waits for a broker that is away; a producer made
 /// anew finds its way round, and ends the transaction by that.
@@ -33,8 +57,9 @@ const ABORT_PATIENCE: Duration = Duration::from_secs(3);
 pub(super) enum Failure {
     /// It was aborted: nothing of it happened.
     Aborted(String),
-    /// It was aborted, and would be again: the brokers do not take a record of this size.
-    Refused(String),
+    /// It was aborted, and would be again: the brokers do not take a record of this size, which is of the
+    /// commit of this index.
+    Refused(String, usize),
     /// Nobody knows; the producer is gone (PROTOCOL 20).
     Unknown(String),
 }
@@ -52,9 +77,24 @@ struct DeliveryState {
     done: usize,
     /// How many to wait for, once it is known: nobody is woken before.
     sent: Option<usize>,
-    error: Option<(RDKafkaErrorCode, String)>,
+    error: Option<Undelivered>,
     /// Offset of the barrier record by commit.
     barriers: Vec<Option<Offset>>,
+}
+
+/// The record because of which a transaction cannot be committed.
+struct Undelivered {
+    code: RDKafkaErrorCode,
+    text: String,
+    slot: usize,
+    bytes: usize,
+}
+
+impl Undelivered {
+    /// Brokers refuse whole batches for one record that is too large, and what follows fails because of it.
+    fn is_because_of(&self, code: RDKafkaErrorCode, bytes: usize) -> bool {
+        is_too_large(code) && (!is_too_large(self.code) || bytes > self.bytes)
+    }
 }
 
 struct DeliveryContext(Arc<Deliveries>);
@@ -65,25 +105,22 @@ impl ProducerContext for DeliveryContext {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, opaque: usize) {
-        let mut state = self.0.state.lock();
-        if opaque >> SLOT_BITS != state.transaction {
+        let (mut state, mark) = (self.0.state.lock(), Mark(opaque));
+        if mark.transaction() != state.transaction {
             return;
         }
         state.done += 1;
         match result {
-            Ok(message) => {
-                if let Some(barrier) = state.barriers.get_mut(opaque & NO_SLOT) {
-                    *barrier = Some(message.offset() as Offset);
-                }
+            Ok(message) if mark.is_barrier() => {
+                state.barriers[mark.slot()] = Some(message.offset() as Offset);
             }
+            Ok(_) => {}
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
-                let size = message.payload_len();
-                // What follows a record that is refused fails because of it.
-                let is_cause = state.error.as_ref().is_none_or(|(known, _)| !is_too_large(*known));
-                if is_cause {
-                    let text = format!("a record of {size} bytes for topic `{}`: {error}", message.topic());
-                    state.error = Some((code, text));
+                let bytes = message.payload_len();
+                if state.error.as_ref().is_none_or(|known| known.is_because_of(code, bytes)) {
+                    let text = format!("a record of {bytes} bytes for topic `{}`: {error}", message.topic());
+                    state.error = Some(Undelivered { code, text, slot: mark.slot(), bytes });
                 }
             }
         }
@@ -166,10 +203,11 @@ impl Transactions {
             && let Some(producer) = &self.producer
             && producer.abort_transaction(ABORT_PATIENCE).is_ok()
         {
-            let is_refused = error.rdkafka_error_code().is_some_and(is_too_large);
-            let why =
-                self.deliveries.state.lock().error.take().map_or_else(|| error.to_string(), |(_, why)| why);
-            return if is_refused { Failure::Refused(why) } else { Failure::Aborted(why) };
+            return match self.deliveries.state.lock().error.take() {
+                Some(refused) if is_too_large(refused.code) => Failure::Refused(refused.text, refused.slot),
+                Some(other) => Failure::Aborted(other.text),
+                None => Failure::Aborted(error.to_string()),
+            };
         }
         self.producer = None;
         Failure::Unknown(error.to_string())
@@ -206,11 +244,12 @@ impl Transactions {
         producer: &Polled<DeliveryContext>,
         commits: &[TaskCommit],
     ) -> Result<usize, KafkaError> {
-        let other = self.transaction << SLOT_BITS | NO_SLOT;
+        let mark = |slot| Mark::new(self.transaction, slot);
         let mut count = 0;
-        for commit in commits {
+        for (slot, commit) in commits.iter().enumerate() {
             for append in &commit.appends {
-                count += send_all(producer, append, || other)?;
+                let sent = send_all(producer, append, || mark(slot).0);
+                count += sent.map_err(|error| self.unsent(error, slot, &append.topic))?;
             }
         }
         crash_point("outputs");
@@ -219,20 +258,31 @@ impl Transactions {
             let rows = commit.rows.iter().flat_map(|rows| rows.iter());
             for (key, value) in rows.filter(|(key, _)| key != BARRIER_KEY) {
                 let mut record: BaseRecord<'_, [u8], [u8], usize> =
-                    BaseRecord::with_opaque_to(&topic, other).partition(commit.partition as i32).key(key);
+                    BaseRecord::with_opaque_to(&topic, mark(slot).0)
+                        .partition(commit.partition as i32)
+                        .key(key);
                 record.payload = value.as_deref();
-                send(producer, record)?;
+                send(producer, record).map_err(|error| self.unsent(error, slot, &topic))?;
                 count += 1;
             }
             crash_point("rows");
-            let record = BaseRecord::with_opaque_to(&topic, self.transaction << SLOT_BITS | slot)
+            let record = BaseRecord::with_opaque_to(&topic, mark(slot).of_barrier().0)
                 .partition(commit.partition as i32)
                 .key(BARRIER_KEY)
                 .payload(&commit.barrier[..]);
-            send(producer, record)?;
+            send(producer, record).map_err(|error| self.unsent(error, slot, &topic))?;
             count += 1;
         }
         Ok(count)
+    }
+
+    /// Notes which commit the client does not take a record of.
+    fn unsent(&self, error: KafkaError, slot: usize, topic: &str) -> KafkaError {
+        if let Some(code) = error.rdkafka_error_code() {
+            let text = format!("a record for topic `{topic}`: {error}");
+            self.deliveries.state.lock().error = Some(Undelivered { code, text, slot, bytes: usize::MAX });
+        }
+        error
     }
 
     /// Waits for every delivery report by itself: librdkafka's flush would sleep 100 ms at a time.
@@ -247,10 +297,9 @@ impl Transactions {
         }
         match &state.error {
             // The next transactional call says whether an abort is enough.
-            Some((code, why)) => {
-                tracing::warn!("a record of a transaction was not delivered: {why}");
-                let code = if is_too_large(*code) { *code } else { RDKafkaErrorCode::Fail };
-                Err(KafkaError::MessageProduction(code))
+            Some(undelivered) => {
+                tracing::warn!("a record of a transaction was not delivered: {}", undelivered.text);
+                Err(KafkaError::MessageProduction(undelivered.code))
             }
             None => Ok(()),
         }

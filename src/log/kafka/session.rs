@@ -459,7 +459,7 @@ impl Session for KafkaSession {
             // Others may have committed since.
             Outcome::Committed(_) if is_void => {}
             Outcome::Committed(_) => self.committed.extend(names),
-            Outcome::Aborted(why, _) | Outcome::Refused(why) | Outcome::Fenced(why) => {
+            Outcome::Aborted(why, _) | Outcome::Refused(why, ..) | Outcome::Fenced(why) => {
                 tracing::warn!("commit: {why}")
             }
         }
