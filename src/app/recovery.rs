@@ -17,7 +17,7 @@ use crate::task::{StoreMeta, Task};
 
 /// Half of `delete.retention.ms` of changelogs: a store that stood still for longer may lack
 /// deletions (PROTOCOL 24).
-const STORE_AGE_MAX: Millis = 12 * 3_600_000;
+pub(super) const STORE_AGE_MAX: Millis = 12 * 3_600_000;
 /// Bytes of records that go into a store at once: of the memory for units, which a task that is
 /// restored does not use yet, so that many tasks may do so at a time.
 const CHUNK_SHARE: usize = 64;

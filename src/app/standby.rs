@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::recovery::Recovery;
+use super::recovery::{Recovery, STORE_AGE_MAX};
 use super::{Parts, Place, task_of};
 use crate::error::Result;
 use crate::log::{Input, KafkaLog, Log, LogBatch, PartitionReader, ResumePoint};
@@ -181,7 +181,14 @@ impl Standby {
             batches: VecDeque::new(),
             bytes: 0,
         };
+        let clock = &self.recovery.parts.clock;
+        let mut read_at = clock.now();
         while !self.is_over() {
+            // The machine may have slept, and deletions may be gone (PROTOCOL 32): the store says how old it is.
+            let before = std::mem::replace(&mut read_at, clock.now());
+            if read_at - before > STORE_AGE_MAX {
+                return Ok(());
+            }
             let begun = Instant::now();
             // The end first: what is committed by then is below.
             rows.read()?;
