@@ -16,7 +16,7 @@ use super::{Engine, Housekeeper, Opened, Parts, Place, random, task_of};
 use crate::config::settings::{KafkaSettings, Settings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::log::{KafkaLog, KafkaOptions, KafkaSession, Log, ResumePoint, TopicKind};
-use crate::model::Offset;
+use crate::model::{Millis, Offset};
 use crate::serving::cluster::{Cluster, NodeRecord};
 use crate::serving::{GrpcPeers, View};
 use crate::state::SharedStore;
@@ -73,6 +73,7 @@ pub(super) fn start(parts: Parts, kafka: &KafkaSettings, hold: File) -> Result<E
         standbys: Standbys::new(Arc::clone(&parts), Arc::clone(&log), Arc::clone(&view), options, all),
         me: me(&parts.settings, &log.options().node),
         clock: Arc::clone(&parts.clock),
+        echo: Millis::MIN,
         topic: owners,
         log,
         view: Arc::clone(&view),

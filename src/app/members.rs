@@ -10,6 +10,7 @@ use super::standby::Standbys;
 use crate::clock::Clock;
 use crate::error::Result;
 use crate::log::{KafkaLog, Log, PartitionReader};
+use crate::model::Millis;
 use crate::serving::View;
 use crate::serving::cluster::{Cluster, NodeRecord, Role, TaskRecord};
 use crate::task::{Status, Task, TaskInput};
@@ -30,6 +31,8 @@ pub(super) struct Members {
     pub topic: String,
     /// Where this node is reached.
     pub me: NodeRecord,
+    /// When the last own record was written that has come back.
+    pub echo: Millis,
     pub standbys: Standbys,
     pub stop: Arc<AtomicBool>,
 }
@@ -70,7 +73,7 @@ impl Members {
         self.log.publish(&self.topic, self.me.node.as_bytes(), None);
     }
 
-    fn hear(&self, reader: &mut PartitionReader) -> Result<()> {
+    fn hear(&mut self, reader: &mut PartitionReader) -> Result<()> {
         for row in reader.rows(EVERY, ROWS_BYTES)? {
             let Ok(node) = String::from_utf8(row.key) else { continue };
             let record = match row.value.map(|v| serde_json::from_slice::<NodeRecord>(&v)) {
@@ -81,7 +84,12 @@ impl Members {
                 Some(Ok(record)) => Some(record),
                 None => None,
             };
-            let age = Duration::from_millis((self.clock.now() - row.time).max(0).unsigned_abs());
+            if node == self.me.node {
+                self.echo = self.echo.max(row.time);
+            }
+            // Clocks of nodes differ. By this one's, what follows an own record was not written before it.
+            let written = row.time.max(self.echo);
+            let age = Duration::from_millis((self.clock.now() - written).max(0).unsigned_abs());
             self.cluster.hear(&node, record, row.offset, age);
         }
         Ok(())

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use rdkafka::producer::{BaseRecord, Producer};
 use serde_json::{Value as Json, json};
 use thalweg::serving::generated::v1 as proto;
 
@@ -214,6 +215,47 @@ fn max_age_bounds_what_a_standby_may_say() {
     }
     assert!(roles.contains_key("standby"), "{roles:?}");
     second.stop();
+}
+
+/// Clocks of nodes differ; a node that is heard is not dead for that.
+#[test]
+fn a_node_whose_clock_lags_is_alive_while_it_is_heard() {
+    let broker = Broker::start();
+    let place = Place::new(DEFINITIONS, &broker.log(PARTITIONS));
+    let engine = place.start();
+    let task = json!({
+        "topic": "payments", "partition": 0, "role": "standby", "incarnation": 1, "stream_times": {},
+    });
+    let producer = broker.producer();
+    let say = |node: &str| {
+        let value = json!({ "node": node, "grpc": "x:1", "rest": "x:2", "tasks": [task] }).to_string();
+        let an_hour_ago = wall_clock() - 3_600_000;
+        let record = BaseRecord::to("test-owners").key(node).payload(&value).timestamp(an_hour_ago);
+        producer.send(record).map_err(|(error, _)| error).expect("queued");
+        producer.flush(Duration::from_secs(30)).expect("sent");
+    };
+    let standbys = |engine: &Engine| -> Vec<String> {
+        let route = routes(engine).into_iter().find(|r| r["partition"] == 0).expect("one of it");
+        let names = route["standbys"].as_array().expect("nodes").iter();
+        names.map(|n| n["node"].as_str().expect("a name").to_owned()).collect()
+    };
+    until(|| {
+        say("behind");
+        let found = standbys(&engine);
+        if found == ["behind"] { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+    // Nor is one alive for ever that is heard no more.
+    until(|| {
+        let found = standbys(&engine);
+        if found.is_empty() { Ok(()) } else { Err(format!("{found:?}")) }
+    });
+    engine.stop();
+}
+
+/// Milliseconds since the epoch.
+fn wall_clock() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970");
+    now.as_millis() as i64
 }
 
 /// Waits until `count` nodes own something, and every partition is owned.
