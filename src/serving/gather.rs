@@ -41,19 +41,35 @@ struct Errand {
     to: Vec<Endpoint>,
 }
 
+/// Where all rows are, of a lookup whose demanded positions are there.
+pub(super) struct Places {
+    /// By needed group.
+    rows: Vec<Vec<Placed>>,
+    /// Indices of the tasks of this node among them.
+    tasks: Vec<usize>,
+    /// Until when others may be waited for.
+    deadline: Instant,
+}
+
+/// What was read.
+pub(super) struct Gathered {
+    /// Read time of every row, by needed group.
+    pub nows: Vec<Vec<Millis>>,
+    /// The values.
+    pub cells: Columns,
+    /// Tasks of this node that were read.
+    pub tasks: Vec<Arc<Task>>,
+    /// Who answered what.
+    pub positions: Vec<PartitionAnswer>,
+}
+
 impl Lookup<'_> {
-    /// Reads all rows into `cells`. Returns the tasks of this node that were read, and who answered
-    /// what.
-    pub fn gather(
-        &self,
-        owned: &Owned,
-        nows: &[Vec<Millis>],
-        cells: &mut Columns,
-    ) -> Result<(Vec<Arc<Task>>, Vec<PartitionAnswer>)> {
+    /// Finds all rows, and waits for the positions that are demanded of this node.
+    pub fn find(&self, owned: &Owned) -> Result<Places> {
         self.view.check_topics(&self.request.min_positions)?;
-        let placed =
+        let rows =
             (0..self.needs.groups.len()).map(|need| self.place(owned, need)).collect::<Result<Vec<_>>>()?;
-        let mut tasks: Vec<usize> = placed
+        let mut tasks: Vec<usize> = rows
             .iter()
             .flatten()
             .filter_map(|p| match p.home {
@@ -66,17 +82,33 @@ impl Lookup<'_> {
         let wait = self.request.wait.unwrap_or(WAIT_DEFAULT);
         let deadline = Instant::now() + wait;
         if !self.request.min_positions.is_empty() {
-            let tasks: Vec<&Arc<Task>> = tasks.iter().map(|i| &owned.tasks[*i]).collect();
-            self.view.await_positions(&tasks, &self.request.min_positions, wait)?;
+            // Stream time is of all partitions; a batch asks for read times before its first row.
+            let is_batch = self.request.is_batch && self.rows == 0;
+            let groups = self.needs.groups.iter().enumerate();
+            let whole: Vec<usize> =
+                groups.filter(|(i, _)| is_batch || self.is_stream_time(*i)).map(|(_, (g, _))| *g).collect();
+            let is_running = |t: &&Arc<Task>| t.status() == TaskStatus::Running;
+            let is_of_whole = |t: &&Arc<Task>| whole.iter().any(|group| t.group_slot(*group).is_some());
+            let more = owned.own().filter(is_running).filter(is_of_whole);
+            let here = tasks.iter().map(|i| &owned.tasks[*i]);
+            let awaited: Vec<&Arc<Task>> = here.chain(more).collect();
+            self.view.await_positions(&awaited, &self.request.min_positions, wait)?;
         }
-        let mut positions = Vec::new();
-        for &task in &tasks {
-            self.read_task(owned, task, &placed, nows, cells, &mut positions)?;
+        Ok(Places { rows, tasks, deadline })
+    }
+
+    /// Reads all rows.
+    pub fn gather(&self, owned: &Owned, places: &Places) -> Result<Gathered> {
+        let tasks = places.tasks.iter().map(|i| Arc::clone(&owned.tasks[*i])).collect();
+        let mut all =
+            Gathered { nows: self.nows()?, cells: self.degraded_cells(), tasks, positions: Vec::new() };
+        for &task in &places.tasks {
+            self.read_task(owned, task, &places.rows, &mut all)?;
         }
-        for errand in self.errands(&placed)? {
-            self.run_errand(&errand, deadline, nows, cells, &mut positions)?;
+        for errand in self.errands(&places.rows)? {
+            self.run_errand(&errand, places.deadline, &mut all)?;
         }
-        Ok((tasks.iter().map(|i| Arc::clone(&owned.tasks[*i])).collect(), positions))
+        Ok(all)
     }
 
     fn place(&self, owned: &Owned, need: usize) -> Result<Vec<Placed>> {
@@ -155,10 +187,9 @@ impl Lookup<'_> {
         owned: &Owned,
         index: usize,
         placed: &[Vec<Placed>],
-        nows: &[Vec<Millis>],
-        cells: &mut Columns,
-        positions: &mut Vec<PartitionAnswer>,
+        all: &mut Gathered,
     ) -> Result<()> {
+        let Gathered { nows, cells, positions, .. } = all;
         let task = &owned.tasks[index];
         if task.status() == TaskStatus::Failed {
             return Ok(());
@@ -241,28 +272,24 @@ impl Lookup<'_> {
         Ok(holders)
     }
 
-    fn run_errand(
-        &self,
-        errand: &Errand,
-        deadline: Instant,
-        nows: &[Vec<Millis>],
-        cells: &mut Columns,
-        positions: &mut Vec<PartitionAnswer>,
-    ) -> Result<()> {
+    fn run_errand(&self, errand: &Errand, deadline: Instant, all: &mut Gathered) -> Result<()> {
         let Some(cluster) = self.view.cluster() else {
             return Err(Error::internal("there are no other nodes"));
         };
-        let mut request = self.errand_request(errand, nows);
+        let mut request = self.errand_request(errand, &all.nows);
         // What was waited here is not waited there again.
         request.wait = Some(deadline.saturating_duration_since(Instant::now()));
         let answer = ask(cluster, &errand.to, &request)?;
+        if let Some(now) = answer.as_of.values().next() {
+            all.nows[errand.need].fill(*now);
+        }
         let columns = answer.columns.len() - self.needs.groups[errand.need].1.len();
         for (i, column) in answer.columns.into_iter().skip(columns).enumerate() {
             for (row, cell) in errand.rows.iter().zip(column) {
-                cells[errand.need][i][*row] = cell;
+                all.cells[errand.need][i][*row] = cell;
             }
         }
-        positions.extend(answer.positions);
+        all.positions.extend(answer.positions);
         self.view.metrics.request("hop", "OK");
         Ok(())
     }
@@ -271,11 +298,14 @@ impl Lookup<'_> {
         let (group, features) = &self.needs.groups[errand.need];
         let plan = &self.view.topology.groups[*group];
         let keys = &self.view.topology.entities[plan.entity].keys;
+        // Who has all rows knows stream time best, and later: it may have to wait for positions.
+        let is_theirs = errand.rows.len() == self.rows && self.is_stream_time(errand.need);
+        let as_of = errand.rows.iter().map(|row| nows[errand.need][*row]);
         let pick = |values: &Vec<Value>| errand.rows.iter().map(|row| values[*row].clone()).collect();
         LookupRequest {
             features: features.iter().map(|f| format!("{}:{}", plan.name, plan.features[*f].name)).collect(),
             entities: keys.iter().map(|(k, _)| (k.clone(), pick(&self.request.entities[k]))).collect(),
-            as_of: errand.rows.iter().map(|row| nows[errand.need][*row]).collect(),
+            as_of: if is_theirs { Vec::new() } else { as_of.collect() },
             full_feature_names: true,
             min_positions: self.request.min_positions.clone(),
             max_age: self.request.max_age,

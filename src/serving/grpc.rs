@@ -160,7 +160,7 @@ impl FeatureService for Service {
         view.check_lookup(&request).map_err(|e| refused(&e))?;
         let chunk = if message.chunk_size == 0 { CHUNK } else { message.chunk_size as usize };
         // One `now` for all chunks; it is reported as if the request had not given it.
-        let chosen = chosen_nows(&view, &request).map_err(|e| refused(&e))?;
+        let chosen = chosen_nows(&view, &request).await?;
         let (sender, receiver) = tokio::sync::mpsc::channel(2);
         tokio::spawn(async move {
             let _mark = mark;
@@ -242,12 +242,12 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 /// Read times by group, when the request leaves them to the server.
 type Chosen = BTreeMap<String, Millis>;
 
-fn chosen_nows(view: &View, request: &LookupRequest) -> Result<Chosen> {
+async fn chosen_nows(view: &Arc<View>, request: &LookupRequest) -> Result<Chosen, Grpc> {
     if !request.as_of.is_empty() {
         return Ok(Chosen::new());
     }
     let none = part_of(request, 0, 0);
-    Ok(view.lookup(&none)?.as_of)
+    Ok(answer(Arc::clone(view), none).await?.as_of)
 }
 
 async fn answer_at(

@@ -204,12 +204,16 @@ pub(super) fn response_of(
         names: message.feature_names,
         columns,
         positions: positions.collect(),
-        as_of: BTreeMap::new(),
+        as_of: message.as_of.iter().map(|(group, now)| (group.clone(), millis(now))).collect(),
     })
 }
 
+fn millis(time: &Timestamp) -> Millis {
+    time.seconds * 1000 + i64::from(time.nanos / 1_000_000)
+}
+
 fn column_of(column: proto::FeatureColumn) -> Vec<Cell> {
-    let stamps = column.event_timestamps.iter().map(|t| t.seconds * 1000 + i64::from(t.nanos / 1_000_000));
+    let stamps = column.event_timestamps.iter().map(millis);
     let statuses = column.statuses.iter().map(|s| status_of(proto::Status::try_from(*s).unwrap_or_default()));
     let values = column.values.into_iter().map(value_of);
     values

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::catalog::{Needs, Wanted, resolve};
 use super::compute::{Cell, Status, on_demand};
+use super::gather::Gathered;
 use super::view::View;
 use crate::config::definitions::NowRule;
 use crate::error::{Error, ErrorKind, Result};
@@ -71,6 +72,8 @@ pub struct PartitionAnswer {
 
 /// Values that a request reads in about a millisecond.
 const LONG: usize = 1000;
+/// How often a lookup is read again whose read time, decided here, lies too far back by then.
+const TRIES: usize = 5;
 /// The longest wait for positions.
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
@@ -211,15 +214,16 @@ impl<'a> Lookup<'a> {
 
     fn run(mut self) -> Result<LookupResponse> {
         let view = self.view;
-        let nows = self.nows()?;
         let owned = view.owned();
-        let mut cells: Columns = Vec::with_capacity(self.needs.groups.len());
-        for (group, features) in &self.needs.groups {
-            let plan = &view.topology.groups[*group];
-            let column = |f: &usize| vec![degraded(&plan.features[*f]); self.rows];
-            cells.push(features.iter().map(column).collect());
+        let places = self.find(&owned)?;
+        let mut gathered = self.gather(&owned, &places)?;
+        for _ in 1..TRIES {
+            if !self.is_outrun(&gathered.cells) {
+                break;
+            }
+            gathered = self.gather(&owned, &places)?;
         }
-        let (tasks, positions) = self.gather(&owned, &nows, &mut cells)?;
+        let Gathered { nows, mut cells, tasks, positions } = gathered;
         let mut computed = self.compute(&cells);
         for task in &tasks {
             // Last of all: a process that was frozen at any place before finds it out here.
@@ -263,8 +267,33 @@ impl<'a> Lookup<'a> {
         Ok(response)
     }
 
+    /// All cells, before anybody has answered.
+    pub fn degraded_cells(&self) -> Columns {
+        let of_group = |(group, features): &(usize, Vec<usize>)| {
+            let plan = &self.view.topology.groups[*group];
+            features.iter().map(|f| vec![degraded(&plan.features[*f]); self.rows]).collect()
+        };
+        self.needs.groups.iter().map(of_group).collect()
+    }
+
+    /// Whether the read time of a needed group is its source's stream time, which this node decides.
+    pub fn is_stream_time(&self, need: usize) -> bool {
+        let group = &self.view.topology.groups[self.needs.groups[need].0];
+        let is_given = !self.request.as_of.is_empty() || self.request.group_nows.contains_key(&group.name);
+        !is_given && group.now == NowRule::Stream
+    }
+
+    /// Whether a partition has gone on by more than its `history` since the read time was decided.
+    fn is_outrun(&self, cells: &Columns) -> bool {
+        let is_out = |column: &Vec<Cell>| column.iter().any(|cell| cell.status == Status::OutOfRange);
+        cells
+            .iter()
+            .enumerate()
+            .any(|(need, columns)| self.is_stream_time(need) && columns.first().is_some_and(is_out))
+    }
+
     /// Read time of every row, by needed group.
-    fn nows(&self) -> Result<Vec<Vec<Millis>>> {
+    pub fn nows(&self) -> Result<Vec<Vec<Millis>>> {
         let wall = self.view.clock.now();
         self.needs
             .groups

@@ -15,4 +15,5 @@ mod housekeeping;
 mod ingest;
 mod kafka;
 mod sketches;
+mod stream_time;
 mod tidy;
