@@ -151,20 +151,38 @@ fn send_list(cells: &[Cow<'_, str>], (line, noun): (u64, &str), why: &str, sende
     sender.add(serde_json::json!(cells).to_string().as_bytes(), line)
 }
 
+/// Refuses columns that would overwrite each other in an event.
+fn check_names(names: &[String]) -> Result<(), String> {
+    for (i, name) in names.iter().enumerate() {
+        for other in &names[..i] {
+            if name == other {
+                return Err(format!("column `{name}` stands twice; expected once"));
+            }
+            let is_within = |inner: &str, outer: &str| {
+                inner.strip_prefix(outer).is_some_and(|rest| rest.starts_with('.'))
+            };
+            if is_within(name, other) || is_within(other, name) {
+                return Err(format!(
+                    "columns `{other}` and `{name}` are a value and a part of it; expected one of them"
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Sends every row as JSON. One that has other cells than the header becomes a dead letter.
 pub fn csv(input: impl Read, columns: &Columns, sender: &mut Sender) -> Outcome {
     let wrong = |e: csv::Error| Failure::Input(format!("error: not CSV: {e}"));
     let end = format!("\n{END}\n");
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(input.chain(end.as_bytes()));
     let names: Vec<String> = reader.headers().map_err(wrong)?.iter().map(str::to_owned).collect();
-    if let Some((_, name)) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
-        return Err(Failure::Input(format!("error: line 1: column `{name}` stands twice; expected once")));
-    }
     if names.last().is_some_and(|name| name.contains(END)) {
         let is_empty = names.len() == 1 && names[0] == END;
         let why = if is_empty { "it is empty; expected a header" } else { "a quote is never closed" };
         return Err(Failure::Input(format!("error: line 1: {why}")));
     }
+    check_names(&names).map_err(|why| Failure::Input(format!("error: line 1: {why}")))?;
     let mut row = csv::ByteRecord::new();
     while reader.read_byte_record(&mut row).map_err(wrong)? {
         let line = row.position().map_or(0, csv::Position::line);
@@ -221,6 +239,8 @@ fn parquet_rows(file: File, columns: &Columns, sender: &mut Sender) -> Outcome {
         let logical = column.self_type().get_basic_info().logical_type_ref()?;
         Some((column.path().parts().join("."), logical.clone()))
     });
+    let names: Vec<String> = schema.root_schema().get_fields().iter().map(|f| f.name().to_owned()).collect();
+    check_names(&names).map_err(|why| Failure::Input(format!("error: {why}")))?;
     let parquet = Parquet { columns, logical: logical.collect() };
     let mut rows = guarded(|| reader.get_row_iter(None))?;
     for number in 1.. {

@@ -140,6 +140,7 @@ fn skip_line(reader: &mut impl BufRead, progress: &ProgressBar) -> std::io::Resu
 /// Collects events into requests, in order.
 pub struct Sender {
     agent: ureq::Agent,
+    server: String,
     url: String,
     body: Vec<u8>,
     /// Bytes from which on a request is sent.
@@ -170,6 +171,7 @@ impl Sender {
         Self {
             agent: config.new_agent(),
             url: format!("{server}/v1/events/{topic}"),
+            server,
             body: Vec::new(),
             body_full: BODY_BYTES.min(body_max),
             body_max,
@@ -211,17 +213,31 @@ impl Sender {
     }
 
     fn post(&self) -> Result<(u16, Json), Failure> {
-        let unreachable =
-            |e: ureq::Error| Failure::Engine(format!("error: {}: {e} (is `thalweg run` up?)", self.url));
         let mut response = self
             .agent
             .post(&self.url)
             .header("content-type", "application/x-ndjson")
             .send(&self.body[..])
-            .map_err(unreachable)?;
+            .map_err(|error| self.unreachable(&error))?;
         let status = response.status().as_u16();
         let answer = response.body_mut().read_json();
         Ok((status, answer.map_err(|e| Failure::Engine(format!("error: {}: {e}", self.url)))?))
+    }
+
+    fn broken_off(&self, why: &str) -> String {
+        format!("error: after {} events: {why}", self.appended)
+    }
+
+    /// Why nothing can be sent. An engine that is starting breaks bodies off before it says so.
+    fn unreachable(&self, error: &ureq::Error) -> Failure {
+        let asked = self.agent.get(format!("{}/startupz", self.server)).call().ok();
+        let refusal: Option<Json> = asked
+            .filter(|answer| answer.status() != 200)
+            .and_then(|mut answer| answer.body_mut().read_json().ok());
+        match refusal.as_ref().and_then(|answer| answer["error"]["message"].as_str()) {
+            Some(message) => Failure::Engine(self.broken_off(message)),
+            None => Failure::Engine(format!("error: {}: {error} (is `thalweg run` up?)", self.url)),
+        }
     }
 
     fn send(&mut self) -> Outcome {
@@ -237,8 +253,7 @@ impl Sender {
         }
         let (status, answer) = answered;
         if status != 200 {
-            let message = answer["error"]["message"].as_str().unwrap_or("no reason given");
-            let text = format!("error: after {} events: {message}", self.appended);
+            let text = self.broken_off(answer["error"]["message"].as_str().unwrap_or("no reason given"));
             return Err(if status < 500 && status != 429 {
                 Failure::Input(text)
             } else {

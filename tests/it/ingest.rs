@@ -1,5 +1,7 @@
 //! Files: NDJSON, CSV and Parquet, also hostile ones.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 
 use parquet::data_type::{
@@ -187,10 +189,50 @@ fn cells_of_csv_keep_their_digits_and_an_open_quote_is_said() {
     assert_eq!(found["n"][0], json!(i64::MAX));
     assert_eq!(found["count"][0], json!(1));
     assert_eq!((&found["x"][0], &found["note"][0]), (&json!(null), &json!(null)));
-    for (text, word) in [("", "empty"), ("at,\"user_id", "never closed")] {
+    for (text, word) in [
+        ("", "empty"),
+        ("at,\"user_id", "never closed"),
+        ("at,n,at\n1,2,3\n", "`at` stands twice"),
+        ("at,n,n.x\n1,2,3\n", "`n` and `n.x` are a value and a part of it"),
+    ] {
         std::fs::write(&path, text).expect("writable");
         let (code, _, said) = run(&arguments, None);
         assert!(code == 1 && said.contains(word), "{code} {said}");
     }
     engine.stop();
+}
+
+/// An engine that is starting answers before it has read, and closes.
+#[test]
+fn an_engine_that_reads_no_body_is_asked_for_its_reason() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    let engine = std::thread::spawn(move || {
+        for stream in listener.incoming().take(2) {
+            let mut stream = stream.expect("a connection");
+            let mut head = [0; 4];
+            stream.read_exact(&mut head).expect("a request");
+            if head == *b"GET " {
+                let mut reader = BufReader::new(stream.try_clone().expect("a handle"));
+                let mut line = String::new();
+                while line != "\r\n" {
+                    line.clear();
+                    reader.read_line(&mut line).expect("a header");
+                }
+                let body = r#"{"error":{"code":"UNAVAILABLE","message":"the engine is starting"}}"#;
+                let length = body.len();
+                write!(stream, "HTTP/1.1 503 x\r\ncontent-length: {length}\r\n\r\n{body}").expect("sent");
+            }
+        }
+    });
+    let place = Place::new(COLUMNS, "");
+    let (config, server) = (place.config(), format!("http://{address}"));
+    let path = place.folder.path().join("rows.csv");
+    std::fs::write(&path, "at,user_id,n,x,note\n2024-01-15T12:00:00,a,1,2,\n").expect("writable");
+    let [config, path] = [&config, &path].map(|p| p.to_str().expect("UTF-8"));
+    let (code, _, said) =
+        run(&["ingest", "--config", config, "--server", &server, "--topic", "rows", path], None);
+    assert_eq!(code, 3, "{said}");
+    assert!(said.contains("after 0 events: the engine is starting"), "{said}");
+    engine.join().expect("no panic");
 }
