@@ -300,7 +300,8 @@ impl Takeover {
                     .with_hint("offsets were reset or the changelog was cut; start under another `app`"));
             }
         }
-        let from = ResumePoint { committed: barrier, start: recovered.start, end: recovered.end };
+        let topic_id = self.recovery.log.topic_id(&task.topic)?;
+        let from = ResumePoint { committed: barrier, start: recovered.start, end: recovered.end, topic_id };
         let log = Arc::clone(&self.recovery.log) as Arc<dyn Log>;
         Runner::take_over(Arc::clone(task), log, &from, self.options.clone())
     }

@@ -338,12 +338,12 @@ impl Housekeeper {
         }
     }
 
-    /// Ends the tasks of inputs whose partitions are no longer those by which keys were placed (PROTOCOL 27).
+    /// Ends the tasks of inputs that are no longer what they were (PROTOCOL 27).
     fn check_inputs(&self) {
         let topics: BTreeSet<String> = self.view.owned().tasks.iter().map(|t| t.topic.clone()).collect();
         for topic in topics {
-            match self.view.log.check_partitions(&topic) {
-                Err(error) if error.kind == ErrorKind::Invalid => {
+            match self.view.log.check_topic(&topic) {
+                Err(error) if error.kind != ErrorKind::Unavailable => {
                     let owned = self.view.owned();
                     let is_hit = |t: &&Arc<Task>| t.topic == topic && t.status() != Status::Failed;
                     for task in owned.tasks.iter().filter(is_hit) {

@@ -85,7 +85,7 @@ impl Turns {
 impl Recovery {
     /// Makes the store of `task` a consistent copy of the changelog as it is now. Returns the position.
     pub fn follow_changelog(&self, task: &Task) -> Result<u64> {
-        self.log.check_partitions(&self.place.topic)?;
+        self.log.check_topic(&self.place.topic)?;
         match self.usable_position(&*task.store)? {
             Some(position) => self.follow(task, position),
             None => self.rebuild(task),

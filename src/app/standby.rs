@@ -162,6 +162,7 @@ impl Standby {
             committed: self.recovery.barrier(&*task.store)?,
             start: log.start_offset(&task.topic, task.partition),
             end: log.end_offset(&task.topic, task.partition),
+            topic_id: log.topic_id(&task.topic)?,
         };
         if from.committed.is_none() && from.start > 0 {
             // Where its owner began only the first commit tells.

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crossbeam_channel::Receiver;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::{Change, Offset};
 
 pub use batch::{Append, Header, LogBatch, RecordView};
@@ -64,6 +64,14 @@ pub struct ResumePoint {
     pub start: Offset,
     /// Next offset of its input to be appended.
     pub end: Offset,
+    /// What tells its input from a topic made anew under the same name, on a log that knows.
+    pub topic_id: Option<String>,
+}
+
+/// The error of a topic that is another than the one whose records were applied (PROTOCOL 27).
+pub fn made_anew(topic: &str) -> Error {
+    Error::corrupted(format!("topic `{topic}` was deleted and made anew"))
+        .with_hint("its state is of records that are gone; start under another `app`")
 }
 
 /// A partitioned log.
@@ -77,11 +85,11 @@ pub trait Log: Send + Sync {
     /// Number of partitions; `None`: no such topic.
     fn partitions(&self, topic: &str) -> Option<u32>;
 
-    /// Whether `topic` still has the partitions by which keys were placed.
+    /// Whether `topic` is still the one that was found first, with the partitions by which keys were placed.
     ///
     /// # Errors
-    /// It has others, of the kind [`ErrorKind::Invalid`](crate::error::ErrorKind), or cannot be asked.
-    fn check_partitions(&self, _topic: &str) -> Result<()> {
+    /// It is not; of the kind [`ErrorKind::Unavailable`](crate::error::ErrorKind): it cannot be asked.
+    fn check_topic(&self, _topic: &str) -> Result<()> {
         Ok(())
     }
 
@@ -138,6 +146,7 @@ pub trait LocalLog: Log {
             committed: self.committed(task)?,
             start: self.start_offset(topic, partition),
             end: self.end_offset(topic, partition),
+            topic_id: None,
         })
     }
 }

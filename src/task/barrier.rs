@@ -46,6 +46,9 @@ pub struct Barrier {
     /// The last record before C: another one there means another topic of the same name.
     #[serde(default)]
     pub last: Option<LastRecord>,
+    /// What tells the topic from another of the same name, where the log says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_id: Option<String>,
     /// What the rows mean: a number per source and group that changes with its definition.
     pub fingerprints: BTreeMap<String, u64>,
 }
@@ -94,6 +97,7 @@ impl Barrier {
             vector: BTreeMap::new(),
             begun_at: 0,
             last: None,
+            topic_id: None,
             fingerprints,
         }
     }

@@ -198,6 +198,7 @@ impl Runner {
             vector: self.vector.clone(),
             begun_at: self.begun_at,
             last: self.last_record,
+            topic_id: self.topic_id.clone(),
             ..Barrier::initial(self.fingerprints.clone())
         }
     }

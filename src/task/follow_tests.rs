@@ -88,6 +88,7 @@ fn runner(owner: &Run, store: &SharedStore) -> Runner {
         committed: store.get(STORE_KEY).expect("readable"),
         start: log.start_offset("clicks", 0),
         end: log.end_offset("clicks", 0),
+        topic_id: None,
     };
     let mut runner = owner.bench.runner(task, &from).expect("a new one");
     runner.follow_to(runner.committed());

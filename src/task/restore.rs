@@ -9,7 +9,7 @@ use super::barrier::{Barrier, LastRecord, STORE_KEY};
 use super::runner::Runner;
 use super::{Coverage, SourceProgress, Task, TaskInput};
 use crate::error::{Error, Result};
-use crate::log::ResumePoint;
+use crate::log::{ResumePoint, made_anew};
 use crate::model::Offset;
 
 /// A number per source and group that changes whenever stored rows would mean something else.
@@ -82,7 +82,8 @@ impl Runner {
                 format!("the log of {} ends at {end}, and {} were committed", task.name, committed.committed);
             return Err(Error::corrupted(message).with_hint("restore log and state from one backup"));
         }
-        self.refuse_another_topic(&committed, start)?;
+        self.refuse_another_topic(&committed, from)?;
+        self.topic_id = from.topic_id.clone().or_else(|| committed.topic_id.clone());
         self.position = stored.redo_from;
         self.last_record = committed.last;
         self.committed = committed.committed;
@@ -124,21 +125,19 @@ impl Runner {
     }
 
     /// Refuses an input whose records are not those that were applied: the topic was deleted and made
-    /// again (PROTOCOL 27). What is cut off already cannot be compared.
-    fn refuse_another_topic(&self, committed: &Barrier, start: Offset) -> Result<()> {
-        let Some(last) = committed.last.filter(|last| last.offset >= start) else { return Ok(()) };
+    /// again (PROTOCOL 27). Where the log has no ids, what is cut off already cannot be compared.
+    fn refuse_another_topic(&self, committed: &Barrier, from: &ResumePoint) -> Result<()> {
         let task = &self.task;
+        if let (Some(before), Some(now)) = (&committed.topic_id, &from.topic_id)
+            && before != now
+        {
+            return Err(made_anew(&task.topic));
+        }
+        let Some(last) = committed.last.filter(|last| last.offset >= from.start) else { return Ok(()) };
         let batches = self.log.read(&task.topic, task.partition, last.offset, 1 << 12)?;
         let found = batches.iter().flat_map(|b| b.records()).find(|r| r.offset >= last.offset);
         match found.map(LastRecord::of) {
-            Some(found) if found != last => {
-                let message = format!(
-                    "offset {} of {} holds another record than the one that was applied: the topic was made anew",
-                    last.offset, task.name
-                );
-                Err(Error::corrupted(message)
-                    .with_hint("its state is of records that are gone; start under another `app`"))
-            }
+            Some(found) if found != last => Err(made_anew(&task.topic)),
             _ => Ok(()),
         }
     }

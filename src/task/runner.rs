@@ -118,6 +118,8 @@ pub struct Runner {
     pub(super) begun_at: Offset,
     /// The last record that was applied.
     pub(super) last_record: Option<LastRecord>,
+    /// What tells the input from a topic made anew under its name.
+    pub(super) topic_id: Option<String>,
     /// Units of groups that emit their latest state, as (group, place in the cache).
     pub(super) changed: BTreeSet<(usize, u32)>,
     /// Units that a commit under way removes, by the prefix of their rows: what the store still has of
@@ -181,6 +183,7 @@ impl Runner {
             misplaced: 0,
             begun_at: 0,
             last_record: None,
+            topic_id: None,
             changed: BTreeSet::new(),
             removed: HashSet::new(),
             limit: Offset::MAX,

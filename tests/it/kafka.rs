@@ -204,19 +204,7 @@ fn partitions_that_are_added_end_what_reads_the_topic() {
     send(&broker.producer(), "payments", &records(0, PARTITIONS));
     engine.settled_stats();
     broker.widen("payments", PARTITIONS + 1);
-    let wrong = "topic `payments` had 3 partitions and has 4";
-    until(|| {
-        let (status, health) = engine.get("/v1/health");
-        let partitions = health["partitions"].as_array().expect("partitions");
-        let of_topic = partitions.iter().filter(|p| p["topic"] == "payments");
-        let is_said =
-            |p: &Json| p["state"] == "failed" && p["failure"].as_str().is_some_and(|why| why.contains(wrong));
-        if status == 503 && of_topic.clone().count() > 0 && of_topic.clone().all(is_said) {
-            Ok(())
-        } else {
-            Err(format!("{status} {health}"))
-        }
-    });
+    await_failure(&engine, "payments", "topic `payments` had 3 partitions and has 4");
     let body = json!({ "features": ["by_user:count_all"], "entities": { "user_id": ["u1"] } });
     let answer = engine.lookup(&body);
     assert_eq!(answer["results"][1]["statuses"], json!(["DEGRADED"]), "{answer}");
@@ -225,6 +213,43 @@ fn partitions_that_are_added_end_what_reads_the_topic() {
     let (code, _, log) = crate::harness::run(&["run", "--config", config.to_str().expect("UTF-8")], None);
     assert_eq!(code, 3, "{log}");
     assert!(log.contains("partitions"), "{log}");
+}
+
+/// What is read on is of another log, and once it is committed nothing of the records tells so.
+#[test]
+fn a_topic_that_is_made_anew_beside_a_running_engine_ends_what_reads_it() {
+    let broker = Broker::start();
+    let quick = format!("checkpoint_interval: 300ms\n{}", broker.log(PARTITIONS));
+    let place = Place::new(DEFINITIONS, &quick);
+    let engine = place.start();
+    send(&broker.producer(), "payments", &records(0, PARTITIONS));
+    engine.settled_stats();
+    broker.delete("payments");
+    broker.create("payments", PARTITIONS);
+    let producer = broker.producer();
+    for number in 1..4 {
+        send(&producer, "payments", &records(number, PARTITIONS));
+    }
+    await_failure(&engine, "payments", "topic `payments` was deleted and made anew");
+    engine.stop();
+    let config = place.config();
+    let (code, _, log) = crate::harness::run(&["run", "--config", config.to_str().expect("UTF-8")], None);
+    assert_eq!(code, 3, "{log}");
+    assert!(log.contains("topic `payments` was deleted and made anew"), "{log}");
+}
+
+/// Waits until all tasks of `topic` have failed, for this reason.
+fn await_failure(engine: &Engine, topic: &str, reason: &str) {
+    until(|| {
+        let (status, health) = engine.get("/v1/health");
+        let partitions = health["partitions"].as_array().expect("partitions");
+        let of_topic = partitions.iter().filter(|p| p["topic"] == topic);
+        let is_said = |p: &Json| {
+            p["state"] == "failed" && p["failure"].as_str().is_some_and(|why| why.contains(reason))
+        };
+        let is_so = status == 503 && of_topic.clone().count() > 0 && of_topic.clone().all(is_said);
+        if is_so { Ok(()) } else { Err(format!("{status} {health}")) }
+    });
 }
 
 #[test]
@@ -246,7 +271,7 @@ fn a_topic_that_was_made_anew_is_refused() {
     let config = place.config();
     let (code, _, log) = crate::harness::run(&["run", "--config", config.to_str().expect("UTF-8")], None);
     assert_eq!(code, 3, "{log}");
-    assert!(log.contains("the topic was made anew"), "{log}");
+    assert!(log.contains("topic `payments` was deleted and made anew"), "{log}");
 }
 
 /// Has every store under `state` say that one more was committed, and forget all units.

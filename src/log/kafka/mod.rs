@@ -28,7 +28,7 @@ use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext};
 use fetcher::Fetcher;
 use polled::Polled;
 
-use super::{Append, Log, LogBatch};
+use super::{Append, Log, LogBatch, made_anew};
 use crate::error::{Error, Result};
 use crate::model::Offset;
 
@@ -66,6 +66,8 @@ pub struct KafkaLog {
     /// The same, as far as no transaction is open.
     stable_probe: BaseConsumer,
     partitions: RwLock<HashMap<String, u32>>,
+    /// Ids of topics as they were found first.
+    topic_ids: Mutex<HashMap<String, String>>,
     /// Made anew when librdkafka has given up on it.
     appender: RwLock<Arc<Appender>>,
     appends: Arc<Pending>,
@@ -139,6 +141,7 @@ impl KafkaLog {
             probe,
             stable_probe,
             partitions: RwLock::default(),
+            topic_ids: Mutex::default(),
             appender: RwLock::new(Arc::new(appender)),
             appends,
             next_append: AtomicU64::new(1),
@@ -196,6 +199,14 @@ impl KafkaLog {
         let found = metadata.topics().iter().find(|t| t.name() == topic);
         let count = found.filter(|t| t.error().is_none()).map_or(0, |t| t.partitions().len() as u32);
         Ok(Some(count).filter(|count| *count > 0))
+    }
+
+    /// What tells `topic` from others of its name; none if brokers do not say.
+    ///
+    /// # Errors
+    /// They do not answer.
+    pub fn topic_id(&self, topic: &str) -> Result<Option<String>> {
+        native::topic_id(self.probe.client(), topic, TIMEOUT).map_err(failed("describe a topic"))
     }
 
     /// The producer of appends.
@@ -283,17 +294,19 @@ impl Log for KafkaLog {
         self.fetch_partitions(topic).ok().flatten()
     }
 
-    fn check_partitions(&self, topic: &str) -> Result<()> {
+    fn check_topic(&self, topic: &str) -> Result<()> {
         let known = self.partitions(topic);
         let found = self.count_partitions(topic)?;
         // Brokers that have heard of fewer do not know better yet.
-        match (known, found) {
-            (Some(known), Some(found)) if found > known => {
-                let message = format!("topic `{topic}` had {known} partitions and has {found}");
-                Err(Error::invalid(message).with_hint(WIDENED))
-            }
-            _ => Ok(()),
+        if let (Some(known), Some(found)) = (known, found)
+            && found > known
+        {
+            let message = format!("topic `{topic}` had {known} partitions and has {found}");
+            return Err(Error::invalid(message).with_hint(WIDENED));
         }
+        let Some(found) = self.topic_id(topic)? else { return Ok(()) };
+        let known = self.topic_ids.lock().entry(topic.to_owned()).or_insert_with(|| found.clone()).clone();
+        if known == found { Ok(()) } else { Err(made_anew(topic)) }
     }
 
     fn append(&self, append: Append) -> Result<BTreeMap<u32, Offset>> {

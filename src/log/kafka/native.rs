@@ -1,11 +1,11 @@
-//! Messages in batches, and as librdkafka holds them: the only unsafe code of Thalweg.
+//! Messages in batches, and as librdkafka holds them, and ids of topics: the only unsafe code of Thalweg.
 //!
 //! rust-rdkafka hands messages out one at a time, in an event and an `Arc` each, and lends them only
 //! while its consumer is borrowed; that takes four times as long as the batches of
 //! `rd_kafka_consume_batch_queue`, before a copy is made.
 #![allow(unsafe_code)]
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use rdkafka::bindings as native;
+use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{IsError, KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
@@ -89,6 +90,86 @@ impl Drop for Queue {
     fn drop(&mut self) {
         // SAFETY: it is ours, and the consumer is dropped after it.
         unsafe { native::rd_kafka_queue_destroy(self.queue.as_ptr()) };
+    }
+}
+
+/// Room for the reason why a value is refused, which nobody reads.
+const REASON_BYTES: usize = 256;
+/// The id of topics of brokers that give none.
+const NO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
+
+/// A value of librdkafka's that is destroyed when it is dropped.
+struct Owned<T>(NonNull<T>, unsafe extern "C" fn(*mut T));
+
+impl<T> Owned<T> {
+    fn of(made: *mut T, destroy: unsafe extern "C" fn(*mut T)) -> Result<Self, KafkaError> {
+        let made = NonNull::new(made);
+        made.map(|made| Self(made, destroy)).ok_or(KafkaError::AdminOp(RDKafkaErrorCode::Fail))
+    }
+
+    fn get(&self) -> *mut T {
+        self.0.as_ptr()
+    }
+}
+
+impl<T> Drop for Owned<T> {
+    fn drop(&mut self) {
+        // SAFETY: it was made for us, and nobody else has it.
+        unsafe { (self.1)(self.get()) };
+    }
+}
+
+/// What tells a topic from one of the same name before or after it. None: there is no such topic, or the
+/// brokers have no ids.
+///
+/// # Errors
+/// The brokers do not answer in time.
+pub(super) fn topic_id<C: ClientContext>(
+    client: &Client<C>,
+    topic: &str,
+    timeout: Duration,
+) -> Result<Option<String>, KafkaError> {
+    let Ok(name) = CString::new(topic) else { return Ok(None) };
+    let (rk, mut names) = (client.native_ptr(), [name.as_ptr()]);
+    let timeout_ms = timeout.as_millis() as i32;
+    // SAFETY: the client lives; names are copied; all that is made here is destroyed once, in the reverse
+    // order; what is read of an event is read while it lives.
+    unsafe {
+        let queue = Owned::of(native::rd_kafka_queue_new(rk), native::rd_kafka_queue_destroy)?;
+        let topics = native::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
+        let topics = Owned::of(topics, native::rd_kafka_TopicCollection_destroy)?;
+        let kind = native::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
+        let options = native::rd_kafka_AdminOptions_new(rk, kind);
+        let options = Owned::of(options, native::rd_kafka_AdminOptions_destroy)?;
+        let mut reason = [0; REASON_BYTES];
+        native::rd_kafka_AdminOptions_set_request_timeout(
+            options.get(),
+            timeout_ms,
+            reason.as_mut_ptr(),
+            reason.len(),
+        );
+        native::rd_kafka_DescribeTopics(rk, topics.get(), options.get(), queue.get());
+        // The answer, or that there was none in time, which comes a little later than asked for.
+        let event = native::rd_kafka_queue_poll(queue.get(), timeout_ms.saturating_mul(2));
+        let event = Owned::of(event, native::rd_kafka_event_destroy)?;
+        let code = native::rd_kafka_event_error(event.get());
+        if code.is_error() {
+            return Err(KafkaError::AdminOp(code.into()));
+        }
+        let mut count = 0;
+        let result = native::rd_kafka_event_DescribeTopics_result(event.get());
+        let described = native::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
+        if described.is_null() || count == 0 {
+            return Ok(None);
+        }
+        let id = native::rd_kafka_TopicDescription_topic_id(*described);
+        if native::rd_kafka_error_code(native::rd_kafka_TopicDescription_error(*described)).is_error()
+            || id.is_null()
+        {
+            return Ok(None);
+        }
+        let text = CStr::from_ptr(native::rd_kafka_Uuid_base64str(id)).to_string_lossy().into_owned();
+        Ok(Some(text).filter(|text| !text.starts_with(NO_ID)))
     }
 }
 
