@@ -82,7 +82,7 @@ impl KafkaOptions {
     }
 
     /// Whether the group gives and takes single partitions (KIP-848).
-    pub(super) fn has_consumer_protocol(&self) -> bool {
+    pub fn has_consumer_protocol(&self) -> bool {
         self.given("group.protocol") == Some("consumer")
     }
 
@@ -153,7 +153,9 @@ impl KafkaOptions {
             // a static member that was killed would be refused until its session has ended.
             config.set("group.remote.assignor", "range");
         } else {
-            config.set("group.instance.id", format!("{}-{index}", self.node));
+            // Members are given partitions in the order of these: the first of every node before the second
+            // of any.
+            config.set("group.instance.id", format!("{index:03}-{}", self.node));
             config.set("partition.assignment.strategy", "range");
             let (session, heartbeat) = (SESSION_TIMEOUT_MS.to_string(), HEARTBEAT_MS.to_string());
             config.set("session.timeout.ms", self.given("session.timeout.ms").unwrap_or(&session));
