@@ -33,6 +33,9 @@ pub trait Host: Send {
     /// The worker has let go of tasks, and gives takeovers up: all but those on `inputs`.
     fn keep_only(&self, inputs: &[(String, u32)]);
 
+    /// The group has said what is the worker's, all of which is being taken over: nothing perhaps.
+    fn assigned(&self) {}
+
     /// Whether the takeover of this name has not been given up.
     fn is_wanted(&self, incarnation: u64) -> bool;
 }
@@ -271,6 +274,7 @@ impl Loop {
                 self.let_go(&ended.collect::<Vec<_>>());
                 self.owned = inputs;
                 self.take_over_rest();
+                self.host.assigned();
                 for runner in &self.runners {
                     self.session.start(runner.start());
                 }

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Sender;
 
@@ -23,21 +23,26 @@ use crate::state::SharedStore;
 use crate::task::{Lease, Runner, RunnerOptions, Task, txn_id_of};
 use crate::worker::{Host, Worker, WorkerOptions};
 
+/// After so long without a word a member of a group that says only changes has nothing, if others have all.
+const UNTOLD: Duration = Duration::from_secs(5);
+/// Pause between tries to reach brokers that are away.
+const REACH_PAUSE: Duration = Duration::from_secs(1);
 /// Pause while another task of this process still holds the store.
 const HELD_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) fn start(parts: Parts, kafka: &KafkaSettings, hold: File) -> Result<Engine> {
     let app = parts.settings.app.clone();
-    let log = Arc::new(KafkaLog::connect(KafkaOptions {
+    let options = KafkaOptions {
         brokers: kafka.brokers.clone(),
         properties: kafka.properties.clone(),
         app: app.clone(),
         node: node_name(&parts.settings.data_dir)?,
         partitions: kafka.partitions,
-    })?);
+    };
+    let log = Arc::new(reach(|| KafkaLog::connect(options.clone()))?);
     let inputs = parts.topology.input_topics(&app);
     let owners = format!("{app}-owners");
-    let all = ensure_topics(&parts, &log, &inputs, &owners)?;
+    let all = reach(|| ensure_topics(&parts, &log, &inputs, &owners))?;
     let shared = Arc::clone(&log) as Arc<dyn Log>;
     let view = parts.view(&shared);
     let cluster = Arc::new(Cluster::new(
@@ -56,7 +61,7 @@ pub(super) fn start(parts: Parts, kafka: &KafkaSettings, hold: File) -> Result<E
     let node = Node { parts, log, view, options, stop };
     let (mut workers, mut opened) = (Vec::new(), Vec::new());
     for index in 0..count {
-        let (worker, is_open) = node.start_worker(index, &inputs)?;
+        let (worker, is_open) = reach(|| node.start_worker(index, &inputs))?;
         workers.push(worker);
         opened.push(is_open);
     }
@@ -84,6 +89,19 @@ pub(super) fn start(parts: Parts, kafka: &KafkaSettings, hold: File) -> Result<E
     Ok(Engine { view, workers, opened, helpers, stop, _hold: hold })
 }
 
+/// Tries until brokers that are away have come back.
+fn reach<T>(attempt: impl Fn() -> Result<T>) -> Result<T> {
+    loop {
+        match attempt() {
+            Err(error) if error.kind == ErrorKind::Unavailable => {
+                tracing::warn!("{error}; trying again");
+                std::thread::sleep(REACH_PAUSE);
+            }
+            other => return other,
+        }
+    }
+}
+
 /// Makes sure that all topics exist. Returns all inputs of tasks.
 fn ensure_topics(
     parts: &Parts,
@@ -94,6 +112,9 @@ fn ensure_topics(
     let mut all = Vec::new();
     for topic in inputs {
         let is_source = parts.topology.topics().contains(&topic.as_str());
+        if is_source && log.partitions(topic).is_none() {
+            tracing::warn!("topic `{topic}` of a source is not there: it is made");
+        }
         let kind = if is_source { TopicKind::Events } else { TopicKind::Repartition };
         let partitions = log.ensure_topic(topic, None, kind)?;
         log.ensure_changelog(topic, partitions)?;
@@ -127,12 +148,7 @@ impl Node {
             options: self.options.clone(),
             mine: Mine::default(),
         };
-        let (mine, view) = (host.mine.clone(), Arc::clone(&self.view));
-        let is_open: Opened = Box::new(move || {
-            let owned = view.owned();
-            let is_shown = |p: &Place| owned.tasks.iter().any(|t| t.incarnation == p.incarnation);
-            mine.all(is_shown)
-        });
+        let is_open = self.is_open(host.mine.clone());
         let topics: Vec<&str> = inputs.iter().map(String::as_str).collect();
         let session = KafkaSession::join(self.log.options(), index, &topics, Arc::clone(&self.stop))?;
         let worker = Worker::start(WorkerOptions {
@@ -147,6 +163,22 @@ impl Node {
             stop: Arc::new(AtomicBool::new(false)),
         })?;
         Ok((worker, is_open))
+    }
+}
+
+impl Node {
+    /// Whether a worker has opened all that is its own.
+    fn is_open(&self, mine: Mine) -> Opened {
+        let (view, since) = (Arc::clone(&self.view), Instant::now());
+        // KIP-848 tells a member nothing that gets nothing.
+        let is_told = !self.log.options().has_consumer_protocol();
+        Box::new(move || {
+            if !is_told && !mine.is_known() {
+                return since.elapsed() > UNTOLD && view.is_all_owned();
+            }
+            let owned = view.owned();
+            mine.all(|p| owned.tasks.iter().any(|t| t.incarnation == p.incarnation))
+        })
     }
 }
 
@@ -214,6 +246,9 @@ impl Host for KafkaHost {
             let done = done.clone();
             begin(&wanted, move || takeover.run(&done));
         }
+    }
+
+    fn assigned(&self) {
         self.mine.settle();
     }
 

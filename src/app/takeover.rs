@@ -29,6 +29,11 @@ impl Mine {
         self.0.lock().get_or_insert_default();
     }
 
+    /// Whether the group has said anything.
+    pub fn is_known(&self) -> bool {
+        self.0.lock().is_some()
+    }
+
     /// Whether it is known what is the worker's, and `is_so` of all of it.
     pub fn all(&self, is_so: impl Fn(&Place) -> bool) -> bool {
         self.0.lock().as_ref().is_some_and(|mine| mine.iter().all(is_so))

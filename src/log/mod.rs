@@ -112,6 +112,11 @@ pub trait Log: Send + Sync {
     /// Next offset to be appended.
     fn end_offset(&self, topic: &str, partition: u32) -> Offset;
 
+    /// The same of several partitions, soon: of those that cannot be asked now, as it was known last.
+    fn ends(&self, places: &[(&str, u32)]) -> Vec<Offset> {
+        places.iter().map(|(topic, partition)| self.end_offset(topic, *partition)).collect()
+    }
+
     /// Removes whole batches that lie below `offset`.
     ///
     /// # Errors

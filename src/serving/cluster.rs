@@ -216,6 +216,21 @@ impl Cluster {
         Ok(greatest)
     }
 
+    /// Whether a node that is alive has `partition` of `topic`, and answers.
+    pub fn is_owned(&self, topic: &str, partition: u32) -> bool {
+        self.has_task(|t| t.role == Role::Owner && t.topic == topic && t.partition == partition)
+    }
+
+    /// Whether any node that is alive has anything.
+    pub fn has_owners(&self) -> bool {
+        self.has_task(|t| t.role != Role::Standby)
+    }
+
+    fn has_task(&self, is_it: impl Fn(&TaskRecord) -> bool) -> bool {
+        let nodes = self.nodes.read();
+        nodes.values().filter(|k| self.is_alive(k)).flat_map(|k| &k.record.tasks).any(is_it)
+    }
+
     /// All nodes that are alive.
     pub fn endpoints(&self) -> Vec<Endpoint> {
         let nodes = self.nodes.read();

@@ -79,7 +79,7 @@ impl Exposition {
             let label = |t: &Task| format!("topic=\"{}\",partition=\"{}\"", t.topic, t.partition);
             owned.tasks.iter().map(|t| (label(t), of(t))).collect()
         };
-        let ends: Vec<u64> = owned.tasks.iter().map(|t| view.log.end_offset(&t.topic, t.partition)).collect();
+        let ends = view.input_ends(&owned);
         let behind = |from: &dyn Fn(&Task) -> u64| -> Samples {
             let labelled = by_task(&|t| from(t) as f64).into_iter().zip(&ends);
             labelled.map(|((label, at), end)| (label, (*end as f64 - at).max(0.0))).collect()

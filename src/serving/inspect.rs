@@ -37,7 +37,8 @@ pub fn partitions(view: &View) -> Json {
 pub fn dead_letters(view: &View) -> Json {
     let topic = format!("{}-dead-letters", view.app);
     let partitions = view.log.partitions(&topic).unwrap_or(0);
-    let ends: Vec<u64> = (0..partitions).map(|p| view.log.end_offset(&topic, p)).collect();
+    let places: Vec<(&str, u32)> = (0..partitions).map(|p| (topic.as_str(), p)).collect();
+    let ends = view.log.ends(&places);
     json!({ "topic": topic, "ends": ends })
 }
 

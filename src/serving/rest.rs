@@ -340,11 +340,10 @@ async fn livez(State(shared): State<Shared>) -> Result<&'static str> {
 async fn readyz(State(shared): State<Shared>) -> Result<Response> {
     let view = shared.view()?;
     view.check_ready()?;
-    let (is_well, _) = blocking(move || Ok(view.health())).await?;
-    if is_well {
+    if view.is_well(&view.owned()) {
         return Ok((StatusCode::OK, "ready\n").into_response());
     }
-    Err(Error::unavailable("a partition has failed, or is opened anew")
+    Err(Error::unavailable("a partition has failed, is opened anew, or nobody has any")
         .with_hint("GET /v1/health says which and why"))
 }
 

@@ -1,5 +1,6 @@
 //! Counts by source and group, summed over the partitions of this node.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use serde_json::{Map, Value as Json, json};
@@ -7,9 +8,9 @@ use serde_json::{Map, Value as Json, json};
 use super::owned::Owned;
 use super::view::View;
 use crate::codec::Reason;
-use crate::error::Result;
-use crate::model::time;
-use crate::task::{GroupCounts, SourceCounts, Status, TaskInput};
+use crate::error::{Error, Result};
+use crate::model::{Offset, time};
+use crate::task::{GroupCounts, SourceCounts, Status, Task, TaskInput};
 
 impl View {
     /// Counts of source `index`.
@@ -96,10 +97,15 @@ impl View {
     /// `GET /v1/stats?cluster=true`: the sum over all nodes. May wait for them.
     ///
     /// # Errors
-    /// One of them does not answer.
+    /// One of them does not answer, or some partition has no owner that could be asked.
     pub fn cluster_stats(&self) -> Result<Json> {
         let mut total = self.stats();
         if let Some(cluster) = self.cluster() {
+            if let Some((topic, p)) = self.unowned() {
+                let message =
+                    format!("partition {p} of `{topic}` has no owner now, so its counts are missing");
+                return Err(Error::unavailable(message).with_hint("ask again in a moment"));
+            }
             for node in cluster.endpoints().iter().filter(|n| n.node != cluster.me) {
                 add(&mut total, &cluster.peers.stats(&node.grpc)?);
             }
@@ -109,20 +115,19 @@ impl View {
 
     /// `GET /v1/health`, and whether all is well.
     pub fn health(&self) -> (bool, Json) {
-        let mut is_well = true;
         let owned = self.owned();
+        let is_well = self.is_well(&owned);
         let mut partitions: Vec<Json> = owned
             .tasks
             .iter()
-            .map(|task| {
+            .zip(self.input_ends(&owned))
+            .map(|(task, end)| {
                 let status = task.status();
-                is_well &= matches!(status, Status::Running | Status::Standby);
                 let (applied, covered_from) = {
                     let state = task.state.read();
                     let of_groups = (0..task.groups.len()).map(|slot| task.covered_from(&state, slot));
                     (state.applied, of_groups.max().flatten())
                 };
-                let end = self.log.end_offset(&task.topic, task.partition);
                 let mut partition = json!({
                     "task": task.name,
                     "topic": task.topic,
@@ -150,7 +155,6 @@ impl View {
             .collect();
         // Without others all of them are this node's, also while one is opened anew.
         for (topic, partition) in self.away(&owned) {
-            is_well = false;
             let task = format!("{topic}/{partition}");
             partitions
                 .push(json!({ "task": task, "topic": topic, "partition": partition, "state": "restoring" }));
@@ -161,17 +165,53 @@ impl View {
 }
 
 impl View {
+    /// Whether this node answers, and everything that is its own does: brokers are not asked.
+    pub(super) fn is_well(&self, owned: &Owned) -> bool {
+        let is_running = |t: &Arc<Task>| matches!(t.status(), Status::Running | Status::Standby);
+        self.check_ready().is_ok()
+            && owned.tasks.iter().all(is_running)
+            && self.away(owned).is_empty()
+            && self.cluster().is_none_or(|c| owned.own().next().is_some() || c.has_owners())
+    }
+
+    /// Whether this node or others have all partitions, and answer.
+    pub fn is_all_owned(&self) -> bool {
+        self.unowned().is_none()
+    }
+
+    /// A partition that nobody has who answers.
+    fn unowned(&self) -> Option<(String, u32)> {
+        let (owned, cluster) = (self.owned(), self.cluster());
+        let is_here = |topic: &str, p: u32| {
+            let mut own = owned.own().filter(|t| t.status() == Status::Running);
+            own.any(|t| t.topic == topic && t.partition == p)
+        };
+        let is_there = |topic: &str, p: u32| cluster.is_some_and(|c| c.is_owned(topic, p));
+        self.inputs().find(|(topic, p)| !is_here(topic, *p) && !is_there(topic, *p))
+    }
+
+    /// Where the inputs of the tasks end.
+    pub(super) fn input_ends(&self, owned: &Owned) -> Vec<Offset> {
+        let places: Vec<(&str, u32)> = owned.tasks.iter().map(|t| (t.topic.as_str(), t.partition)).collect();
+        self.log.ends(&places)
+    }
+
+    /// All inputs of tasks.
+    fn inputs(&self) -> impl Iterator<Item = (String, u32)> {
+        let topics = self.topology.input_topics(&self.app).into_iter();
+        topics.flat_map(|topic| {
+            let all = 0..self.log.partitions(&topic).unwrap_or(0);
+            all.map(move |p| (topic.clone(), p))
+        })
+    }
+
     /// Inputs of tasks that nobody has, where there is nobody else.
     fn away(&self, owned: &Owned) -> Vec<(String, u32)> {
         if self.cluster().is_some() {
             return Vec::new();
         }
         let has = |topic: &str, p: u32| owned.tasks.iter().any(|t| t.topic == topic && t.partition == p);
-        let of_topic = |topic: String| {
-            let all = 0..self.log.partitions(&topic).unwrap_or(0);
-            all.filter(|p| !has(&topic, *p)).map(|p| (topic.clone(), p)).collect::<Vec<_>>()
-        };
-        self.topology.input_topics(&self.app).into_iter().flat_map(of_topic).collect()
+        self.inputs().filter(|(topic, p)| !has(topic, *p)).collect()
     }
 }
 

@@ -217,6 +217,82 @@ fn max_age_bounds_what_a_standby_may_say() {
     second.stop();
 }
 
+/// As many partitions as each node has workers; a worker that gets none keeps its node from nothing.
+/// `owners`: how many nodes get some, if that is not left to chance.
+fn share_two_partitions(protocol: &str, owners: Option<usize>) {
+    let broker = Broker::start();
+    broker.create("payments", 2);
+    let log = broker.log(2).replace("group.protocol: classic", &format!("group.protocol: {protocol}"));
+    let place = || Place::new(DEFINITIONS, &format!("workers: 2\ncommit_interval: 50ms\n{log}"));
+    let (first, other) = (place(), place());
+    let first = first.start();
+    send(&broker.producer(), "payments", &records(0, 2));
+    let second = other.start();
+    if let Some(owners) = owners {
+        await_owners(&first, owners);
+    }
+    let total = |engine: &Engine| {
+        let (status, stats) = engine.get("/v1/stats?cluster=true");
+        (status == 200).then(|| stats["sources"]["payments"]["read"].as_u64().expect("a count"))
+    };
+    let whole = |engine: &Engine| {
+        until(|| match total(engine) {
+            Some(BATCH) => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+    };
+    whole(&first);
+    whole(&second);
+    first.stop();
+    // Of what nobody has nothing is summed up.
+    until(|| match total(&second) {
+        Some(read) => {
+            assert_eq!(read, BATCH, "a sum of some partitions");
+            Ok(())
+        }
+        None => Err("no sum".to_owned()),
+    });
+    second.stop();
+}
+
+#[test]
+fn nodes_share_partitions_that_are_fewer_than_workers() {
+    share_two_partitions("classic", Some(2));
+}
+
+#[test]
+fn nodes_share_partitions_that_are_fewer_than_workers_by_the_consumer_protocol() {
+    // Brokers go by ids of members, which are random.
+    share_two_partitions("consumer", None);
+}
+
+#[test]
+fn brokers_that_are_away_are_said_soon_and_waited_for_at_the_start() {
+    let broker = Broker::start();
+    let place = Place::new(DEFINITIONS, &broker.log(PARTITIONS));
+    let engine = place.start();
+    broker.signal(0, "-STOP");
+    for path in ["/v1/health", "/readyz", "/v1/stats", "/v1/routing", "/livez"] {
+        let asked = Instant::now();
+        engine.get(path);
+        assert!(asked.elapsed() < Duration::from_secs(5), "{path} took {:?}", asked.elapsed());
+    }
+    let asked = Instant::now();
+    assert!(engine.metrics().contains("lag_records"));
+    assert!(asked.elapsed() < Duration::from_secs(5), "metrics took {:?}", asked.elapsed());
+    broker.signal(0, "-CONT");
+    engine.stop();
+    broker.kill(0);
+    std::thread::scope(|scope| {
+        let started = scope.spawn(|| place.start());
+        // Longer than any answer of a broker is waited for.
+        std::thread::sleep(Duration::from_secs(35));
+        assert!(!started.is_finished(), "ready without brokers, or ended");
+        broker.launch(0);
+        started.join().expect("it is ready").stop();
+    });
+}
+
 /// Clocks of nodes differ; a node that is heard is not dead for that.
 #[test]
 fn a_node_whose_clock_lags_is_alive_while_it_is_heard() {

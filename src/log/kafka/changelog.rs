@@ -6,9 +6,9 @@ use rdkafka::consumer::Consumer;
 
 use super::fetcher::{Arrived, Fetcher};
 use super::offsets::PATIENCE;
-use super::{KafkaLog, TIMEOUT, TopicKind, failed};
+use super::{KafkaLog, TIMEOUT, TopicKind, WIDENED, failed};
 use crate::error::{Error, Result};
-use crate::log::{LogBatch, RecordView};
+use crate::log::{Log as _, LogBatch, RecordView};
 use crate::model::{Change, Offset};
 
 /// Key of the barrier record in a changelog, and of its copy in the store.
@@ -194,7 +194,13 @@ impl KafkaLog {
     /// It cannot be made, or has another number of partitions.
     pub fn ensure_changelog(&self, topic: &str, partitions: u32) -> Result<()> {
         let changelog = changelog_topic(&self.options.app, topic);
-        self.ensure_topic(&changelog, Some(partitions), TopicKind::Changelog).map(drop)
+        match self.partitions(&changelog) {
+            Some(before) if before < partitions => {
+                let message = format!("topic `{topic}` had {before} partitions and has {partitions}");
+                Err(Error::invalid(message).with_hint(WIDENED))
+            }
+            _ => self.ensure_topic(&changelog, Some(partitions), TopicKind::Changelog).map(drop),
+        }
     }
 }
 

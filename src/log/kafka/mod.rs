@@ -20,7 +20,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use rdkafka::ClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Header as KafkaHeader, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _, ProducerContext};
@@ -41,6 +42,10 @@ use topics::Topics;
 
 /// Longest wait for an answer of a broker.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest wait for ends of partitions that are shown to somebody.
+const SOON: Duration = Duration::from_secs(1);
+/// Longest wait for brokers that were never reached, before that is said.
+const REACH: Duration = Duration::from_secs(5);
 /// What helps against partitions that were added.
 const WIDENED: &str = "keys go to other partitions now than those that have their state: make a topic with \
                        as many, copy the records into it, and read it under another `app`";
@@ -62,10 +67,12 @@ pub struct KafkaLog {
     options: KafkaOptions,
     topics: Topics,
     /// Reads metadata and watermarks as they are, not only what is committed.
-    probe: BaseConsumer,
+    probe: Probe,
     /// The same, as far as no transaction is open.
     stable_probe: BaseConsumer,
     partitions: RwLock<HashMap<String, u32>>,
+    /// Ends of partitions as they were known last.
+    ends: Mutex<HashMap<(String, u32), Offset>>,
     /// Ids of topics as they were found first.
     topic_ids: Mutex<HashMap<String, String>>,
     /// Made anew when librdkafka has given up on it.
@@ -75,6 +82,21 @@ pub struct KafkaLog {
 }
 
 type Appender = Polled<Acknowledgements>;
+type Probe = BaseConsumer<Reasons>;
+
+/// What librdkafka has said last of connections that fail: its errors only say that they do.
+struct Reasons(Arc<Mutex<String>>);
+
+impl ClientContext for Reasons {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
+        if matches!(facility, "FAIL" | "SASL" | "SSL") {
+            *self.0.lock() = format!(" ({text})");
+        }
+        tracing::debug!("Kafka: {level:?} {facility}: {text}");
+    }
+}
+
+impl ConsumerContext for Reasons {}
 
 /// Appends whose acknowledgement is awaited, by number.
 #[derive(Default)]
@@ -121,16 +143,19 @@ impl KafkaLog {
     /// None answers, or a property is unknown or reserved.
     pub fn connect(options: KafkaOptions) -> Result<Self> {
         options.check()?;
+        let said = Arc::new(Mutex::new(String::new()));
         let unreachable = |e: KafkaError| {
             if let Some(refused) = refused_property(&e) {
                 return refused;
             }
-            Error::unavailable(format!("Kafka at {} does not answer: {e}", options.brokers.join(",")))
+            let (brokers, said) = (options.brokers.join(","), said.lock());
+            Error::unavailable(format!("Kafka at {brokers} does not answer: {e}{said}"))
                 .with_hint("check log.kafka.brokers and log.kafka.properties")
         };
-        let probe: BaseConsumer = options.probe().create().map_err(unreachable)?;
+        let reasons = Reasons(Arc::clone(&said));
+        let probe: Probe = options.probe().create_with_context(reasons).map_err(unreachable)?;
         let stable_probe: BaseConsumer = options.reader().create().map_err(unreachable)?;
-        probe.fetch_metadata(Some("__none"), TIMEOUT).map_err(unreachable)?;
+        probe.fetch_metadata(Some("__none"), REACH).map_err(unreachable)?;
         let appends = Arc::new(Pending::default());
         let context = Acknowledgements(Arc::clone(&appends));
         let appender = Polled::new(&options.appender(), context).map_err(unreachable)?;
@@ -141,6 +166,7 @@ impl KafkaLog {
             probe,
             stable_probe,
             partitions: RwLock::default(),
+            ends: Mutex::default(),
             topic_ids: Mutex::default(),
             appender: RwLock::new(Arc::new(appender)),
             appends,
@@ -373,6 +399,22 @@ impl Log for KafkaLog {
 
     fn end_offset(&self, topic: &str, partition: u32) -> Offset {
         self.watermarks(topic, partition).map_or(0, |marks| marks.1)
+    }
+
+    fn ends(&self, places: &[(&str, u32)]) -> Vec<Offset> {
+        let deadline = Instant::now() + SOON;
+        let mut known = self.ends.lock();
+        let end = |(topic, partition): &(&str, u32)| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let asked =
+                (!left.is_zero()).then(|| self.probe.fetch_watermarks(topic, *partition as i32, left).ok());
+            let end = known.entry(((*topic).to_owned(), *partition)).or_default();
+            if let Some((_, found)) = asked.flatten() {
+                *end = found.max(0) as Offset;
+            }
+            *end
+        };
+        places.iter().map(end).collect()
     }
 
     fn purge(&self, topic: &str, partition: u32, offset: Offset) -> Result<()> {
