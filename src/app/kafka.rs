@@ -164,9 +164,7 @@ impl Node {
         })?;
         Ok((worker, is_open))
     }
-}
 
-impl Node {
     /// Whether a worker has opened all that is its own.
     fn is_open(&self, mine: Mine) -> Opened {
         let (view, since) = (Arc::clone(&self.view), Instant::now());

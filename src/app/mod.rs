@@ -11,8 +11,9 @@ mod recovery;
 mod standby;
 mod takeover;
 
+use std::collections::BTreeSet;
 #[cfg(feature = "kafka")]
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Path, PathBuf};
