@@ -46,6 +46,8 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const SOON: Duration = Duration::from_secs(1);
 /// Longest wait for brokers that were never reached, before that is said.
 const REACH: Duration = Duration::from_secs(5);
+/// Time for what a client has to say.
+const HEARING: Duration = Duration::from_millis(50);
 /// What helps against partitions that were added.
 const WIDENED: &str = "keys go to other partitions now than those that have their state: make a topic with \
                        as many, copy the records into it, and read it under another `app`";
@@ -155,7 +157,11 @@ impl KafkaLog {
         let reasons = Reasons(Arc::clone(&said));
         let probe: Probe = options.probe().create_with_context(reasons).map_err(unreachable)?;
         let stable_probe: BaseConsumer = options.reader().create().map_err(unreachable)?;
-        probe.fetch_metadata(Some("__none"), REACH).map_err(unreachable)?;
+        probe.fetch_metadata(Some("__none"), REACH).map_err(|error| {
+            // What it has to say of that is said when it is asked.
+            while probe.poll(HEARING).is_some() {}
+            unreachable(error)
+        })?;
         let appends = Arc::new(Pending::default());
         let context = Acknowledgements(Arc::clone(&appends));
         let appender = Polled::new(&options.appender(), context).map_err(unreachable)?;
