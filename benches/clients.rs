@@ -7,15 +7,19 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
+use prost::Message as _;
 use thalweg::app::Engine;
 use thalweg::serving::generated::v1::feature_service_client::FeatureServiceClient;
-use thalweg::serving::generated::v1::{GetFeaturesRequest, Value, ValueList, value::Kind};
+use thalweg::serving::generated::v1::{
+    GetFeaturesRequest, GetFeaturesResponse, Value, ValueList, value::Kind,
+};
 use thalweg::serving::{
     Access, ConnectionLimits, Door, LookupRequest, Threads, grpc_routes, router, serve_grpc, serve_rest,
 };
 use tonic::transport::{Channel, Endpoint};
-use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
+use crate::http2::Caller;
 use crate::workload::{AGGREGATES, Random, START_MS, WINDOWS};
 
 /// Connections that share the load.
@@ -219,26 +223,23 @@ pub fn grpc(address: SocketAddr, load: Load) -> Histogram<u64> {
     let features = features();
     open_loop(
         load,
-        |_| {
-            let (runtime, channel) = dial(address);
-            (runtime, FeatureServiceClient::new(channel))
-        },
-        |(runtime, client), users| {
-            runtime.block_on(client.get_features(lookup(&features, users))).expect("an answer");
+        |_| Caller::connect(address, "/thalweg.v1.FeatureService/GetFeatures"),
+        |client, users| {
+            let answer = client.call(&lookup(&features, users).encode_to_vec());
+            let answer = GetFeaturesResponse::decode(&answer[..]).expect("an answer");
+            assert_eq!(answer.results.len(), features.len() + 1);
         },
     )
 }
 
-/// Latency of gRPC's own health check: what this client and its framework cost.
+/// Latency of gRPC's own health check: what this client and the server's framework cost.
 pub fn nothing_grpc(address: SocketAddr, load: Load) -> Histogram<u64> {
     open_loop(
         load,
-        |_| {
-            let (runtime, channel) = dial(address);
-            (runtime, HealthClient::new(channel))
-        },
-        |(runtime, client), _| {
-            runtime.block_on(client.check(HealthCheckRequest::default())).expect("an answer");
+        |_| Caller::connect(address, "/grpc.health.v1.Health/Check"),
+        |client, _| {
+            let answer = client.call(&HealthCheckRequest::default().encode_to_vec());
+            HealthCheckResponse::decode(&answer[..]).expect("an answer");
         },
     )
 }

@@ -7,6 +7,7 @@
 
 mod clients;
 mod hot;
+mod http2;
 mod workload;
 
 use std::collections::HashMap;
