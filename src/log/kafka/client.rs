@@ -56,17 +56,29 @@ impl std::fmt::Debug for KafkaOptions {
 }
 
 impl KafkaOptions {
-    /// Refuses properties that the protocol leans on.
+    /// Refuses properties that the protocol leans on, and values that would be passed over.
     ///
     /// # Errors
-    /// One is given.
+    /// There is one.
     pub fn check(&self) -> Result<()> {
-        let taken = self.properties.iter().find(|(name, _)| RESERVED.contains(&name.as_str()));
-        let Some((name, _)) = taken else { return Ok(()) };
-        Err(Error::invalid(format!(
-            "`log.kafka.properties` sets `{name}`, which exactly-once needs as it is"
-        ))
-        .with_hint("leave it out"))
+        if let Some((name, _)) = self.properties.iter().find(|(name, _)| RESERVED.contains(&name.as_str())) {
+            let message = format!("`log.kafka.properties` sets `{name}`, which exactly-once needs as it is");
+            return Err(Error::invalid(message).with_hint("leave it out"));
+        }
+        let is_number = |value: &str| value.parse::<u64>().is_ok();
+        let checks: [(&str, &dyn Fn(&str) -> bool, &str); 3] = [
+            ("group.protocol", &|value| ["classic", "consumer"].contains(&value), "classic or consumer"),
+            ("session.timeout.ms", &is_number, "milliseconds"),
+            ("heartbeat.interval.ms", &is_number, "milliseconds"),
+        ];
+        for (name, is_known, expected) in checks {
+            if let Some(value) = self.given(name).filter(|value| !is_known(value)) {
+                let message =
+                    format!("`log.kafka.properties` sets `{name}` to `{value}`; expected {expected}");
+                return Err(Error::invalid(message));
+            }
+        }
+        Ok(())
     }
 
     fn base(&self) -> ClientConfig {
@@ -222,5 +234,38 @@ fn fetch_fast(config: &mut ClientConfig, given: &[(String, String)]) {
         ("fetch.wait.max.ms", "50"),
     ] {
         unless_given(config, given, name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_would_be_passed_over_are_refused() {
+        let check = |name: &str, value: &str| {
+            let options = KafkaOptions {
+                brokers: vec!["h:9092".to_owned()],
+                properties: vec![(name.to_owned(), value.to_owned())],
+                app: "a".to_owned(),
+                node: "n".to_owned(),
+                partitions: None,
+            };
+            options.check().map_err(|error| error.message)
+        };
+        for (name, value, expected) in [
+            ("group.protocol", "nonsense", "expected classic or consumer"),
+            ("session.timeout.ms", "6s", "expected milliseconds"),
+            ("heartbeat.interval.ms", "-1", "expected milliseconds"),
+            ("acks", "1", "exactly-once needs as it is"),
+        ] {
+            let refused = check(name, value).expect_err("it is refused");
+            assert!(refused.contains(expected), "{refused}");
+        }
+        for (name, value) in
+            [("group.protocol", "consumer"), ("session.timeout.ms", "6000"), ("linger.ms", "5")]
+        {
+            check(name, value).expect("it is taken");
+        }
     }
 }
