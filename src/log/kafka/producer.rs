@@ -111,10 +111,11 @@ impl ProducerContext for DeliveryContext {
         }
         state.done += 1;
         match result {
-            Ok(message) if mark.is_barrier() => {
-                state.barriers[mark.slot()] = Some(message.offset() as Offset);
+            Ok(message) => {
+                if let Some(barrier) = state.barriers.get_mut(mark.slot()).filter(|_| mark.is_barrier()) {
+                    *barrier = Some(message.offset() as Offset);
+                }
             }
-            Ok(_) => {}
             Err((error, message)) => {
                 let code = error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
                 let bytes = message.payload_len();
