@@ -195,9 +195,7 @@ fn stores_elements_as_they_were_written_and_answers_positions() {
 fn a_second_process_on_the_same_folder_is_refused_by_name_of_the_first() {
     let place = Place::new(DEFINITIONS, "");
     let engine = place.start();
-    let config = place.config();
-    let (code, _, error) = run(&["run", "--config", config.to_str().expect("UTF-8")], None);
-    assert_eq!(code, 3);
+    let error = place.refusal();
     assert!(error.contains("is held by process"), "{error}");
     engine.stop();
 }

@@ -50,6 +50,13 @@ impl Place {
         command
     }
 
+    /// What an engine says that refuses to start.
+    pub fn refusal(&self) -> String {
+        let (code, _, said) = run(&["run", "--config", self.config().to_str().expect("UTF-8")], None);
+        assert_eq!(code, 3, "{said}");
+        said
+    }
+
     /// Starts the engine and waits until it is ready.
     pub fn start(&self) -> Engine {
         let mut child = self.command().spawn().expect("the binary starts");

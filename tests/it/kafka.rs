@@ -187,9 +187,7 @@ fn topics_that_would_lose_state_and_keys_in_wrong_places_are_named() {
             .expect("readable")
             .replace("app: test", &format!("app: {app}"));
         std::fs::write(place.config(), config).expect("writable");
-        let config = place.config();
-        let (code, _, log) = crate::harness::run(&["run", "--config", config.to_str().expect("UTF-8")], None);
-        assert_eq!(code, 3, "{log}");
+        let log = place.refusal();
         assert!(log.contains(wrong) && log.contains("-payments-changelog"), "{log}");
     }
 }
@@ -209,9 +207,7 @@ fn partitions_that_are_added_end_what_reads_the_topic() {
     let answer = engine.lookup(&body);
     assert_eq!(answer["results"][1]["statuses"], json!(["DEGRADED"]), "{answer}");
     engine.stop();
-    let config = place.config();
-    let (code, _, log) = crate::harness::run(&["run", "--config", config.to_str().expect("UTF-8")], None);
-    assert_eq!(code, 3, "{log}");
+    let log = place.refusal();
     assert!(log.contains("partitions"), "{log}");
 }
 
@@ -232,9 +228,7 @@ fn a_topic_that_is_made_anew_beside_a_running_engine_ends_what_reads_it() {
     }
     await_failure(&engine, "payments", "topic `payments` was deleted and made anew");
     engine.stop();
-    let config = place.config();
-    let (code, _, log) = crate::harness::run(&["run", "--config", config.to_str().expect("UTF-8")], None);
-    assert_eq!(code, 3, "{log}");
+    let log = place.refusal();
     assert!(log.contains("topic `payments` was deleted and made anew"), "{log}");
 }
 
@@ -268,9 +262,7 @@ fn a_topic_that_was_made_anew_is_refused() {
     for number in 1..4 {
         send(&producer, "payments", &records(number, PARTITIONS));
     }
-    let config = place.config();
-    let (code, _, log) = crate::harness::run(&["run", "--config", config.to_str().expect("UTF-8")], None);
-    assert_eq!(code, 3, "{log}");
+    let log = place.refusal();
     assert!(log.contains("topic `payments` was deleted and made anew"), "{log}");
 }
 
