@@ -36,6 +36,11 @@ pub trait Host: Send {
     /// The group has said what is the worker's, all of which is being taken over: nothing perhaps.
     fn assigned(&self) {}
 
+    /// Whether other nodes are there to take over from the worker.
+    fn has_others(&self) -> bool {
+        false
+    }
+
     /// Whether the takeover of this name has not been given up.
     fn is_wanted(&self, incarnation: u64) -> bool;
 }
@@ -196,6 +201,10 @@ impl Loop {
         self.hand_over(true);
         self.host.keep_only(&self.inputs());
         self.session.release();
+        // One that is alone finds its partitions where it left them when it comes back.
+        if self.host.has_others() {
+            self.session.leave();
+        }
     }
 
     /// Names of the tasks that it runs.

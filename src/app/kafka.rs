@@ -58,14 +58,14 @@ pub(super) fn start(parts: Parts, kafka: &KafkaSettings, hold: File) -> Result<E
     let options = parts.runner_options(all.len() * copies, true);
     let parts = Arc::new(parts);
     let stop = Arc::new(AtomicBool::new(false));
-    let node = Node { parts, log, view, options, stop };
+    let node = Node { parts, log, view, cluster, options, stop };
     let (mut workers, mut opened) = (Vec::new(), Vec::new());
     for index in 0..count {
         let (worker, is_open) = reach(|| node.start_worker(index, &inputs))?;
         workers.push(worker);
         opened.push(is_open);
     }
-    let Node { parts, log, view, options, stop } = node;
+    let Node { parts, log, view, cluster, options, stop } = node;
     let housekeeper = Housekeeper {
         view: Arc::clone(&view),
         every: interval / 2,
@@ -133,6 +133,7 @@ struct Node {
     parts: Arc<Parts>,
     log: Arc<KafkaLog>,
     view: Arc<View>,
+    cluster: Arc<Cluster>,
     options: RunnerOptions,
     stop: Arc<AtomicBool>,
 }
@@ -145,6 +146,7 @@ impl Node {
             parts: Arc::clone(&self.parts),
             log: Arc::clone(&self.log),
             view: Arc::clone(&self.view),
+            cluster: Arc::clone(&self.cluster),
             options: self.options.clone(),
             mine: Mine::default(),
         };
@@ -214,6 +216,7 @@ struct KafkaHost {
     parts: Arc<Parts>,
     log: Arc<KafkaLog>,
     view: Arc<View>,
+    cluster: Arc<Cluster>,
     options: RunnerOptions,
     lease: Arc<Lease>,
     mine: Mine,
@@ -248,6 +251,10 @@ impl Host for KafkaHost {
 
     fn assigned(&self) {
         self.mine.settle();
+    }
+
+    fn has_others(&self) -> bool {
+        self.cluster.alive().len() > 1
     }
 
     fn is_wanted(&self, incarnation: u64) -> bool {

@@ -127,6 +127,10 @@ pub trait Session: Input + Send {
     /// The worker has let go of these partitions, which were taken.
     fn release_some(&mut self, _inputs: &[(String, u32)]) {}
 
+    /// The node ends, and others may have what was the worker's without waiting for it to come back.
+    /// Everything has been let go of.
+    fn leave(&mut self) {}
+
     /// Tasks on these inputs have ended or failed; they may start anew, from elsewhere.
     fn stop(&mut self, _inputs: &[(String, u32)]) {}
 

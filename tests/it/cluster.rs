@@ -94,6 +94,20 @@ fn await_equal_routes(engine: &Engine) {
     });
 }
 
+/// Records that all nodes have read, if all partitions are anybody's.
+fn read_by_all(engine: &Engine) -> Option<u64> {
+    let (status, stats) = engine.get("/v1/stats?cluster=true");
+    (status == 200).then(|| stats["sources"]["payments"]["read"].as_u64().expect("a count"))
+}
+
+/// Waits until all nodes together have read `count` records.
+fn await_read(engine: &Engine, count: u64) {
+    until(|| match read_by_all(engine) {
+        Some(read) if read == count => Ok(()),
+        other => Err(format!("{other:?} of {count}")),
+    });
+}
+
 /// Waits until both nodes, owners and standbys alike, have applied everything there is.
 fn await_quiet(nodes: [&Engine; 2]) {
     for node in nodes {
@@ -120,13 +134,7 @@ fn a_killed_node_is_answered_for_at_once_and_replaced_soon() {
         send(&producer, "payments", &records(number, PARTITIONS));
     }
     await_standbys(&first);
-    let total = || -> u64 {
-        first.get("/v1/stats?cluster=true").1["sources"]["payments"]["read"].as_u64().expect("a count")
-    };
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while total() != 20 * BATCH {
-        assert!(Instant::now() < deadline, "{}", total());
-    }
+    await_read(&first, 20 * BATCH);
     // Whoever is asked: the same answers, given by the owner.
     let mut wanted = Vec::new();
     let mut owners = BTreeMap::<String, u32>::new();
@@ -217,6 +225,29 @@ fn max_age_bounds_what_a_standby_may_say() {
     second.stop();
 }
 
+/// Nobody waits for the session of a node that has said that it ends.
+#[test]
+fn a_node_that_is_stopped_hands_its_partitions_over() {
+    let broker = Broker::start();
+    broker.create("payments", PARTITIONS);
+    let session = Duration::from_secs(40);
+    let log = broker.log(PARTITIONS).replace("session.timeout.ms: 6000", "session.timeout.ms: 40000");
+    let place = || Place::new(DEFINITIONS, &format!("commit_interval: 50ms\n{log}"));
+    let (first, other) = (place(), place());
+    let (first, second) = (first.start(), other.start());
+    await_owners(&second, 2);
+    send(&broker.producer(), "payments", &records(0, PARTITIONS));
+    await_read(&second, BATCH);
+    first.stop();
+    let stopped_at = Instant::now();
+    await_owners(&second, 1);
+    let took = stopped_at.elapsed();
+    println!("after the stop: owners of all after {took:.1?}");
+    assert!(took < session / 4, "{took:?}");
+    await_read(&second, BATCH);
+    second.stop();
+}
+
 /// As many partitions as each node has workers; a worker that gets none keeps its node from nothing.
 /// `owners`: how many nodes get some, if that is not left to chance.
 fn share_two_partitions(protocol: &str, owners: Option<usize>) {
@@ -231,21 +262,11 @@ fn share_two_partitions(protocol: &str, owners: Option<usize>) {
     if let Some(owners) = owners {
         await_owners(&first, owners);
     }
-    let total = |engine: &Engine| {
-        let (status, stats) = engine.get("/v1/stats?cluster=true");
-        (status == 200).then(|| stats["sources"]["payments"]["read"].as_u64().expect("a count"))
-    };
-    let whole = |engine: &Engine| {
-        until(|| match total(engine) {
-            Some(BATCH) => Ok(()),
-            other => Err(format!("{other:?}")),
-        });
-    };
-    whole(&first);
-    whole(&second);
+    await_read(&first, BATCH);
+    await_read(&second, BATCH);
     first.stop();
     // Of what nobody has nothing is summed up.
-    until(|| match total(&second) {
+    until(|| match read_by_all(&second) {
         Some(read) => {
             assert_eq!(read, BATCH, "a sum of some partitions");
             Ok(())

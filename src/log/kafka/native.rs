@@ -1,4 +1,5 @@
-//! Messages in batches, and as librdkafka holds them, and ids of topics: the only unsafe code of Thalweg.
+//! Messages in batches, and as librdkafka holds them, ids of topics and of members: the only unsafe code of
+//! Thalweg.
 //!
 //! rust-rdkafka hands messages out one at a time, in an event and an `Arc` each, and lends them only
 //! while its consumer is borrowed; that takes four times as long as the batches of
@@ -14,7 +15,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rdkafka::bindings as native;
 use rdkafka::client::{Client, ClientContext};
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{IsError, KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 
@@ -97,6 +98,17 @@ impl Drop for Queue {
 const REASON_BYTES: usize = 256;
 /// The id of topics of brokers that give none.
 const NO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
+
+/// Whether `consumer` is a member of its group, as far as it knows.
+pub(super) fn is_member<C: ConsumerContext>(consumer: &BaseConsumer<C>) -> bool {
+    // SAFETY: the client lives; what it answers is a string that ends with a zero, which is ours to free.
+    unsafe {
+        let id = native::rd_kafka_memberid(consumer.client().native_ptr());
+        let is_member = !id.is_null() && *id != 0;
+        native::rd_kafka_mem_free(consumer.client().native_ptr(), id.cast());
+        is_member
+    }
+}
 
 /// A value of librdkafka's that is destroyed when it is dropped.
 struct Owned<T>(NonNull<T>, unsafe extern "C" fn(*mut T));

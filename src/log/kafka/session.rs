@@ -22,6 +22,7 @@ use super::assignment::{Assignment, Place};
 use super::client::KafkaOptions;
 use super::committer::{Committer, Done, Job};
 use super::fetcher::{Arrived, Fetcher};
+use super::native::is_member;
 use super::offsets::{committed, offsets_of};
 use super::producer::{RENEW_PAUSE, Transactions};
 use super::{TIMEOUT, failed};
@@ -35,6 +36,9 @@ const TAKE_BYTES: usize = 1 << 20;
 const FETCH_EVERY: Duration = Duration::from_secs(1);
 /// Distance of joining anew for want of an answer.
 const REJOIN_EVERY: Duration = Duration::from_secs(10);
+/// How long a member that leaves may take, and the distance of its looks at whether it has.
+const LEAVE_MAX: Duration = Duration::from_secs(1);
+const LEAVE_PAUSE: Duration = Duration::from_millis(5);
 /// Bytes that wait for the worker, and batches of one partition, above which nothing more is taken.
 /// Each batch may keep all that was fetched with it in memory.
 const BUFFERED_MAX: usize = 16 << 20;
@@ -179,7 +183,7 @@ impl KafkaSession {
         let topics: Vec<&str> = self.topics.iter().map(String::as_str).collect();
         match member(&self.options, self.index, &topics) {
             Ok(consumer) => {
-                self.leave();
+                self.stop_hearing();
                 let left = std::mem::replace(&mut self.member, consumer);
                 self.joined_at = Instant::now();
                 self.assignment.forget();
@@ -197,7 +201,7 @@ impl KafkaSession {
 
     /// Nobody hears events any more. Those that were heard of and not answered are: librdkafka does not
     /// close a member of which it waits for an answer.
-    fn leave(&mut self) {
+    fn stop_hearing(&mut self) {
         self.member.context().is_closing.store(true, Ordering::Release);
         let events = std::mem::take(&mut *self.member.context().events.lock());
         for event in events {
@@ -376,7 +380,7 @@ fn is_expelled(code: RDKafkaErrorCode) -> bool {
 
 impl Drop for KafkaSession {
     fn drop(&mut self) {
-        self.leave();
+        self.stop_hearing();
     }
 }
 
@@ -492,6 +496,17 @@ impl Session for KafkaSession {
     fn release(&mut self) {
         self.drop_inputs();
         self.assignment.release(&self.member, None);
+    }
+
+    /// librdkafka does not let static members leave by themselves when they are closed (KIP-345).
+    fn leave(&mut self) {
+        self.stop_hearing();
+        self.member.unsubscribe();
+        let deadline = Instant::now() + LEAVE_MAX;
+        while is_member(&self.member) && Instant::now() < deadline {
+            // What is still owned is given up on the way.
+            self.member.poll(LEAVE_PAUSE);
+        }
     }
 
     fn stop(&mut self, inputs: &[Place]) {
