@@ -60,7 +60,7 @@ impl Members {
                 }
             }
             let record = self.record();
-            if record != told || told_at.elapsed() >= ALIVE_EVERY {
+            if self.is_news(&record, &told) || told_at.elapsed() >= ALIVE_EVERY {
                 match serde_json::to_vec(&record) {
                     Ok(value) => self.log.publish(&self.topic, record.node.as_bytes(), Some(&value)),
                     Err(error) => tracing::error!("{}: {error}", self.topic),
@@ -93,6 +93,16 @@ impl Members {
             self.cluster.hear(&node, record, row.offset, age);
         }
         Ok(())
+    }
+
+    /// Whether others have to hear of what has changed at once. One that is alone has nobody to whom its
+    /// stream times matter.
+    fn is_news(&self, record: &NodeRecord, told: &NodeRecord) -> bool {
+        let roles = |r: &NodeRecord| {
+            r.tasks.iter().map(|t| (t.topic.clone(), t.partition, t.role, t.incarnation)).collect::<Vec<_>>()
+        };
+        let has_others = self.cluster.alive().len() > 1;
+        if has_others { record != told } else { roles(record) != roles(told) }
     }
 
     fn record(&self) -> NodeRecord {
