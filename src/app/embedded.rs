@@ -102,6 +102,7 @@ pub(super) fn start(parts: Parts, hold: File) -> Result<Engine> {
     let housekeeper = Housekeeper {
         view: Arc::clone(&view),
         every: settings.checkpoint_interval / 2,
+        flush_turns: 1,
         expired: expired(embedded, settings, Arc::clone(&parts.clock)),
         outputs: outputs.into_iter().map(|topic| (topic, settings.partitions)).collect(),
         stop: Arc::clone(&stop),

@@ -69,6 +69,8 @@ pub(super) fn start(parts: Parts, kafka: &KafkaSettings, hold: File) -> Result<E
     let housekeeper = Housekeeper {
         view: Arc::clone(&view),
         every: interval / 2,
+        // What is not flushed is in the changelog.
+        flush_turns: 2,
         // Brokers keep to their own retention.
         expired: Box::new(|_, _| Ok(0)),
         outputs: Vec::new(),

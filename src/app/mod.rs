@@ -298,6 +298,8 @@ impl Engine {
 struct Housekeeper {
     view: Arc<View>,
     every: Duration,
+    /// Stores are flushed at every so manieth turn.
+    flush_turns: u32,
     /// Offset of a partition below which retention may cut.
     expired: Expired,
     /// Topics that are only written, with their numbers of partitions.
@@ -314,9 +316,14 @@ impl Housekeeper {
     }
 
     fn run(self) {
+        let mut turns = 0;
         while !self.stop.load(Ordering::Acquire) {
             std::thread::park_timeout(self.every);
             self.check_inputs();
+            turns += 1;
+            if turns % self.flush_turns != 0 {
+                continue;
+            }
             // A task that is given up meanwhile lets its store go at once.
             let tasks: Vec<Weak<Task>> = self.view.owned().tasks.iter().map(Arc::downgrade).collect();
             // A standby's rows come from the changelog, and nothing is its to cut.

@@ -96,6 +96,9 @@ fn options(memory: &SharedMemory) -> Options {
     options.set_memtable_prefix_bloom_ratio(0.1);
     options.set_compression_type(DBCompressionType::Lz4);
     options.set_level_compaction_dynamic_level_bytes(true);
+    // Flushes follow a clock and are small: with the usual four of them most of the store would be
+    // rewritten every minute.
+    options.set_level_zero_file_num_compaction_trigger(10);
     options.set_max_background_jobs(2);
     options.set_keep_log_file_num(2);
     options.set_max_open_files(512);

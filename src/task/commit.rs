@@ -53,11 +53,18 @@ impl Runner {
 
     /// Whether a commit would change anything. `everything`: all dirty units are due.
     fn has_work(&self, now: Instant, everything: bool) -> bool {
-        let has_due = self.dirty.front().is_some_and(|d| everything || now - d.since >= self.half_interval());
+        let has_due = self.dirty.front().is_some_and(|d| everything || now - d.since >= self.due_after());
         let is_stored = !everything || self.stored == self.committed;
         // One commit may not have been enough, and nothing is read until there is room.
         let is_pressed = !self.dirty.is_empty() && self.is_under_pressure();
         self.position != self.committed || has_due || !is_stored || is_pressed
+    }
+
+    /// How long a unit may be dirty, so that a kill replays at most one interval (PROTOCOL 18). Rows that are
+    /// in a changelog do not wait for a flush of the store as well.
+    fn due_after(&self) -> Duration {
+        let interval = self.options.checkpoint_interval;
+        if self.options.has_changelog { interval * 9 / 10 } else { interval / 2 }
     }
 
     fn half_interval(&self) -> Duration {
@@ -111,7 +118,7 @@ impl Runner {
 
     /// Copies units that are due, oldest first.
     fn capture(&mut self, rows: &mut Batch, now: Instant, everything: bool) -> Vec<u32> {
-        let half = self.half_interval();
+        let due_after = self.due_after();
         let copy_max = (self.options.cache_bytes / COPY_SHARE).clamp(*COPY_BYTES.start(), *COPY_BYTES.end());
         let mut pressure = if self.is_under_pressure() { PRESSURE_BYTES } else { 0 };
         let state = self.task.state.read();
@@ -120,7 +127,7 @@ impl Runner {
             if rows.bytes() > copy_max {
                 break;
             }
-            let is_due = everything || now - dirty.since >= half;
+            let is_due = everything || now - dirty.since >= due_after;
             if !is_due && pressure == 0 {
                 break;
             }
