@@ -194,7 +194,7 @@ impl Loop {
                 committed_at = Instant::now();
             }
             let left = self.commit_interval.saturating_sub(committed_at.elapsed());
-            let is_idle = records == 0 && !is_pressed;
+            let is_idle = !is_pressed && (records == 0 || !self.session.has_more());
             patience = if is_idle { left.clamp(Duration::from_millis(1), IDLE_WAIT) } else { Duration::ZERO };
         }
         // What is not handed over by then is redone by the next start.

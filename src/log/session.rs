@@ -109,6 +109,11 @@ pub trait Session: Input + Send {
     /// a commit is under way it is kept back, unless all is lost.
     fn wait(&mut self, timeout: Duration) -> Option<Ownership>;
 
+    /// Whether there may be something to read that nobody has to be waited for.
+    fn has_more(&self) -> bool {
+        true
+    }
+
     /// Begins to make all of `commits` durable, or none. One at a time.
     fn begin_commit(&mut self, commits: Vec<TaskCommit>);
 

@@ -11,7 +11,7 @@ use rdkafka::topic_partition_list::{Offset as KafkaOffset, TopicPartitionList};
 
 use super::assignment::Place;
 use super::client::KafkaOptions;
-use super::native::{Message, Queue};
+use super::native::{CALL_MAX, Message, Queue};
 use crate::log::batch::{HeldRecord, HeldRecords};
 use crate::log::{Header, LogBatch};
 use crate::model::Offset;
@@ -144,9 +144,7 @@ impl Fetcher {
         let mut patience = timeout;
         while bytes < bytes_max {
             let messages = self.queue.take(patience);
-            if messages.is_empty() {
-                break;
-            }
+            let are_all = messages.len() < CALL_MAX;
             patience = Duration::ZERO;
             for message in messages {
                 match message.error() {
@@ -159,6 +157,9 @@ impl Fetcher {
                     }
                     said => bytes += arrive(&mut arriving, message, said.is_some()),
                 }
+            }
+            if are_all {
+                break;
             }
         }
         for (_, place, _, end) in &arriving {

@@ -1,5 +1,5 @@
-//! Messages in batches, and as librdkafka holds them, ids of topics and of members: the only unsafe code of
-//! Thalweg.
+//! Messages in batches, and as librdkafka holds them, alarms of producers, ids of topics and of members: the
+//! only unsafe code of Thalweg.
 //!
 //! rust-rdkafka hands messages out one at a time, in an event and an `Arc` each, and lends them only
 //! while its consumer is borrowed; that takes four times as long as the batches of
@@ -10,6 +10,7 @@ use std::ffi::{CStr, CString};
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::Arc;
+use std::thread::Thread;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -17,13 +18,14 @@ use rdkafka::bindings as native;
 use rdkafka::client::{Client, ClientContext};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{IsError, KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, Producer, ProducerContext};
 use rdkafka::types::RDKafkaRespErr;
 
 use crate::log::Header;
 use crate::model::{Millis, Offset};
 
 /// Messages that one call takes at most.
-const CALL_MAX: usize = 512;
+pub(super) const CALL_MAX: usize = 512;
 
 /// Where what a consumer fetches arrives.
 pub(super) struct Queue {
@@ -52,15 +54,15 @@ impl Queue {
         &self.consumer
     }
 
-    /// What has arrived, in order; waits up to `timeout` for the first of it.
+    /// What has arrived, in order, [`CALL_MAX`] at most; waits up to `timeout` for the first of it.
     pub fn take(&mut self, timeout: Duration) -> Vec<Message> {
-        let mut taken = self.call(CALL_MAX, 0);
-        if taken.is_empty() && !timeout.is_zero() {
-            // A call waits until it has all that it was asked for.
-            taken = self.call(1, timeout.as_millis().max(1) as i32);
-            if !taken.is_empty() {
-                taken.extend(self.call(CALL_MAX - 1, 0));
-            }
+        if timeout.is_zero() {
+            return self.call(CALL_MAX, 0);
+        }
+        // A call waits until it has all that it was asked for.
+        let mut taken = self.call(1, timeout.as_millis().max(1) as i32);
+        if !taken.is_empty() {
+            taken.extend(self.call(CALL_MAX - 1, 0));
         }
         taken
     }
@@ -92,6 +94,50 @@ impl Drop for Queue {
         // SAFETY: it is ours, and the consumer is dropped after it.
         unsafe { native::rd_kafka_queue_destroy(self.queue.as_ptr()) };
     }
+}
+
+/// Wakes a thread whenever something comes into the queue of a producer that was empty. Every wait of
+/// rust-rdkafka spins through its last millisecond instead.
+pub(super) struct Alarm<'a> {
+    queue: NonNull<native::rd_kafka_queue_t>,
+    /// What librdkafka has a pointer to.
+    _woken: &'a Thread,
+}
+
+impl<'a> Alarm<'a> {
+    /// An alarm for `woken` while it lives. `None`: the client has no queue.
+    pub fn of<C: ProducerContext>(producer: &'a BaseProducer<C>, woken: &'a Thread) -> Option<Self> {
+        // SAFETY: the client outlives this, and is given a pointer to what does so as well.
+        unsafe {
+            let queue = NonNull::new(native::rd_kafka_queue_get_main(producer.client().native_ptr()))?;
+            let woken_at = std::ptr::from_ref(woken).cast_mut().cast();
+            native::rd_kafka_queue_cb_event_enable(queue.as_ptr(), Some(wake), woken_at);
+            Some(Self { queue, _woken: woken })
+        }
+    }
+
+    /// Whether there is something in the queue. Nobody is woken again before there was not.
+    pub fn is_due(&self) -> bool {
+        // SAFETY: the queue is ours.
+        unsafe { native::rd_kafka_queue_length(self.queue.as_ptr()) > 0 }
+    }
+}
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        // SAFETY: the queue is ours, and once this has returned librdkafka wakes nobody any more.
+        unsafe {
+            native::rd_kafka_queue_cb_event_enable(self.queue.as_ptr(), None, std::ptr::null_mut());
+            native::rd_kafka_queue_destroy(self.queue.as_ptr());
+        }
+    }
+}
+
+/// # Safety
+/// `woken` points to a thread's handle.
+unsafe extern "C" fn wake(_: *mut native::rd_kafka_t, woken: *mut std::ffi::c_void) {
+    // SAFETY: as promised.
+    unsafe { (*woken.cast::<Thread>()).unpark() };
 }
 
 /// Room for the reason why a value is refused, which nobody reads.

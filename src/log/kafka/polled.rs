@@ -10,10 +10,7 @@ use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer, ProducerContext, PurgeConfig};
 
-/// Longest wait for a report. Every wait of rust-rdkafka spins through its last millisecond: the
-/// 100 ms of its own threaded producer are 1 % of a core for each producer, however idle. Whoever ends
-/// one waits for so long.
-const WAIT: Duration = Duration::from_millis(300);
+use super::native::Alarm;
 
 /// See the module.
 pub(super) struct Polled<C: ProducerContext + 'static> {
@@ -32,8 +29,13 @@ impl<C: ProducerContext + 'static> Polled<C> {
         let is_over = Arc::new(AtomicBool::new(false));
         let (polled, ends) = (Arc::clone(&producer), Arc::clone(&is_over));
         let thread = std::thread::Builder::new().name("deliveries".to_owned()).spawn(move || {
+            let this = std::thread::current();
+            let Some(alarm) = Alarm::of(&polled, &this) else { return };
             while !ends.load(Ordering::Acquire) {
-                polled.poll(WAIT);
+                while alarm.is_due() {
+                    polled.poll(Duration::ZERO);
+                }
+                std::thread::park();
             }
         });
         match thread {
@@ -60,9 +62,9 @@ impl<C: ProducerContext + 'static> Drop for Polled<C> {
         self.producer.purge(PurgeConfig::default().queue().inflight());
         self.is_over.store(true, Ordering::Release);
         // The client ends before its successor begins (PROTOCOL 20): two would fence each other.
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
+        let Some(thread) = self.thread.take() else { return };
+        thread.thread().unpark();
+        if thread.join().is_err() {
             tracing::error!("a thread that serves delivery reports has panicked");
         }
     }

@@ -444,6 +444,10 @@ impl Session for KafkaSession {
         })
     }
 
+    fn has_more(&self) -> bool {
+        self.buffered > 0
+    }
+
     fn begin_commit(&mut self, commits: Vec<TaskCommit>) {
         let transactions = self.transactions.take().expect("one commit at a time");
         let group = self.member.group_metadata().expect("it has a group.id");
