@@ -1,5 +1,5 @@
-//! Faults on a real Kafka: nodes killed at crash points and at random moments, frozen beyond their
-//! session, robbed of their disk; brokers killed and paused; the group disturbed, transactions aborted.
+//! Faults on a real Kafka: nodes killed at crash points and at random moments, stopped, frozen beyond
+//! their session, robbed of their disk; brokers killed and paused; the group disturbed, transactions aborted.
 //! Then everything that the engine said and wrote is compared with the records of the topic itself.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -80,6 +80,13 @@ impl Node {
         *self.rest.lock() = None;
         if let Some(engine) = self.engine.lock().take() {
             engine.kill();
+        }
+    }
+
+    fn stop(&self) {
+        *self.rest.lock() = None;
+        if let Some(engine) = self.engine.lock().take() {
+            engine.stop();
         }
     }
 
@@ -311,10 +318,15 @@ impl Faults {
                 self.broker.disturb("test", "payments", 5);
                 return self.send_one();
             }
-            1..=6 => {
+            1..=5 => {
                 std::thread::sleep(pause);
                 count("kill -9");
                 node.kill();
+            }
+            6 => {
+                std::thread::sleep(pause);
+                count("SIGTERM");
+                node.stop();
             }
             7..=14 => {
                 let point = CRASH_POINTS[(dice >> 40) as usize % CRASH_POINTS.len()];
