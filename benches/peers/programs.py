@@ -92,10 +92,12 @@ class Program:
     def seen(self):
         return self.samples[-1][1] if self.samples else 0
 
-    def cpu_per_event(self, warm, events):
-        """CPU from the first moment with `warm` events until all is done, now, in µs per event."""
+    def cpu_per_event(self, warm, events, is_live=False):
+        """CPU from the first moment with `warm` events until all is done, now, in µs per event. Live: until the last
+        event was read, while as much waits to be written as at the first."""
         _, first, before = next(sample for sample in self.samples if sample[1] >= warm)
-        return (self.cpu() - before) * 1e6 / (events - first)
+        after = next(sample[2] for sample in self.samples if sample[1] >= events) if is_live else self.cpu()
+        return (after - before) * 1e6 / (events - first)
 
     def kill(self):
         if self.process and self.process.poll() is None:
