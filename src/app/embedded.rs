@@ -49,6 +49,7 @@ pub fn open_read_only(settings: &Settings, topology: Topology) -> Result<View> {
     let options = RunnerOptions {
         app: settings.app.clone(),
         checkpoint_interval: settings.checkpoint_interval,
+        commit_interval: settings.commit_interval,
         cache_bytes: usize::MAX,
         has_changelog: false,
         clock: Arc::clone(&clock),

@@ -156,6 +156,7 @@ impl Parts {
         RunnerOptions {
             app: self.settings.app.clone(),
             checkpoint_interval: self.settings.checkpoint_interval,
+            commit_interval: self.settings.commit_interval,
             cache_bytes: self.memory.units / with_units.max(1),
             has_changelog,
             clock: Arc::clone(&self.clock),
@@ -298,7 +299,7 @@ impl Engine {
 struct Housekeeper {
     view: Arc<View>,
     every: Duration,
-    /// Stores are flushed at every so manieth turn.
+    /// Turns from one flush of the stores to the next.
     flush_turns: u32,
     /// Offset of a partition below which retention may cut.
     expired: Expired,
@@ -321,7 +322,8 @@ impl Housekeeper {
             std::thread::park_timeout(self.every);
             self.check_inputs();
             turns += 1;
-            if turns % self.flush_turns != 0 {
+            // The last turn is that of a stop.
+            if turns % self.flush_turns != 0 && !self.stop.load(Ordering::Acquire) {
                 continue;
             }
             // A task that is given up meanwhile lets its store go at once.

@@ -60,11 +60,16 @@ impl Runner {
         self.position != self.committed || has_due || !is_stored || is_pressed
     }
 
-    /// How long a unit may be dirty, so that a kill replays at most one interval (PROTOCOL 18). Rows that are
-    /// in a changelog do not wait for a flush of the store as well.
+    /// How long a unit may be dirty, so that a kill replays at most one interval (PROTOCOL 18): half of it,
+    /// and the flush of the store follows within the other. Rows that are in a changelog wait for no flush,
+    /// only for the next commit, and for it to take as long again.
     fn due_after(&self) -> Duration {
+        if !self.options.has_changelog {
+            return self.half_interval();
+        }
         let interval = self.options.checkpoint_interval;
-        if self.options.has_changelog { interval * 9 / 10 } else { interval / 2 }
+        let before_commit = interval.saturating_sub(self.options.commit_interval * 2);
+        before_commit.min(interval * 9 / 10).max(self.half_interval())
     }
 
     fn half_interval(&self) -> Duration {

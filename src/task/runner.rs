@@ -40,6 +40,8 @@ pub struct RunnerOptions {
     pub app: String,
     /// Longest time from a change to its row in the store.
     pub checkpoint_interval: Duration,
+    /// Distance of commits.
+    pub commit_interval: Duration,
     /// Bytes of units that the task may cache.
     pub cache_bytes: usize,
     /// Whether committed rows also go to a changelog.

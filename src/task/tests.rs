@@ -78,6 +78,7 @@ impl Bench {
         let options = RunnerOptions {
             app: self.app.clone(),
             checkpoint_interval: self.checkpoint_interval,
+            commit_interval: Duration::ZERO,
             cache_bytes: self.cache_bytes,
             has_changelog: self.has_changelog,
             clock: Arc::new(ManualClock::default()),
