@@ -197,14 +197,24 @@ impl Loop {
             let is_idle = !is_pressed && (records == 0 || !self.session.has_more());
             patience = if is_idle { left.clamp(Duration::from_millis(1), IDLE_WAIT) } else { Duration::ZERO };
         }
-        // What is not handed over by then is redone by the next start.
+        self.end_all();
+    }
+
+    /// What is not handed over by the end of its time is redone by the next start.
+    fn end_all(&mut self) {
+        // Asked first: nothing more is heard of others while the engine stops.
+        let has_others = self.host.has_others();
         self.hand_over(true);
-        self.host.keep_only(&self.inputs());
-        self.session.release();
-        // One that is alone finds its partitions where it left them when it comes back.
-        if self.host.has_others() {
-            self.session.leave();
+        if !has_others {
+            // It finds its partitions where it left them when it comes back.
+            self.host.keep_only(&self.inputs());
+            return self.session.release();
         }
+        // Who is still being answered must not hear what others make old. Stores are closed later: others need
+        // not wait for it.
+        self.host.keep_only(&[]);
+        self.session.release();
+        self.session.leave();
     }
 
     /// Names of the tasks that it runs.

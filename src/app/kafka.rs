@@ -256,7 +256,8 @@ impl Host for KafkaHost {
     }
 
     fn has_others(&self) -> bool {
-        self.cluster.alive().len() > 1
+        // One that was never ready has not heard of all of them, and nothing to come back to.
+        self.cluster.alive().len() > 1 || self.view.check_ready().is_err()
     }
 
     fn is_wanted(&self, incarnation: u64) -> bool {

@@ -27,6 +27,8 @@ const SERVING: usize = 2;
 const DRAIN: Duration = Duration::from_secs(2);
 /// Longest from the signal to the end: brokers that are away are not waited for.
 const STOP_MAX: Duration = Duration::from_secs(9);
+/// Longest from a signal to the end of a start that is under way.
+const START_MAX: Duration = Duration::from_secs(3);
 
 /// Arguments of `run`.
 #[derive(Args)]
@@ -106,6 +108,15 @@ impl Signals {
     }
 }
 
+/// Ends the process at the next signal.
+fn end_at_next(mut signals: Signals) {
+    tokio::spawn(async move {
+        signals.next().await;
+        tracing::warn!("a second signal: ends at once, what is not committed is redone by the next start");
+        std::process::exit(130);
+    });
+}
+
 async fn serve(settings: &Settings, topology: thalweg::topology::Topology) -> Outcome {
     let mut signals = Signals::new().map_err(engine)?;
     let access: Access = Arc::new(OnceLock::new());
@@ -132,14 +143,22 @@ async fn serve(settings: &Settings, topology: thalweg::topology::Topology) -> Ou
         listen_operate: operate_at.to_string(),
         ..settings.clone()
     };
-    let started = tokio::task::spawn_blocking(move || {
+    let mut starting = tokio::task::spawn_blocking(move || {
         let engine = Engine::start(&engine_settings, topology)?;
         Ok::<_, thalweg::error::Error>(engine)
     });
     let running = tokio::select! {
-        started = started => started.map_err(engine)?.map_err(engine)?,
-        // Nothing was answered yet, and what is half opened is as after a crash.
-        () = signals.next() => return Ok(()),
+        started = &mut starting => started.map_err(engine)?.map_err(engine)?,
+        () = signals.next() => {
+            let deadline = tokio::time::Instant::now() + STOP_MAX;
+            end_at_next(signals);
+            // Nothing was answered yet, and what is half opened is as after a crash. A group that was joined
+            // is left all the same, unless its brokers are away.
+            return match tokio::time::timeout(START_MAX, starting).await {
+                Ok(Ok(Ok(engine))) => commit_until(deadline, Arc::new(engine)).await,
+                _ => Ok(()),
+            };
+        }
     };
     let running = Arc::new(running);
     // Set before it is ready, so that probes can tell what it waits for.
@@ -160,11 +179,7 @@ async fn serve(settings: &Settings, topology: thalweg::topology::Topology) -> Ou
     }
     tracing::info!("stopping");
     let deadline = tokio::time::Instant::now() + STOP_MAX;
-    tokio::spawn(async move {
-        signals.next().await;
-        tracing::warn!("a second signal: ends at once, what is not committed is redone by the next start");
-        std::process::exit(130);
-    });
+    end_at_next(signals);
     let _ = stop.send(true);
     let drained = tokio::time::Instant::now() + DRAIN;
     for server in servers {

@@ -9,7 +9,7 @@ use thalweg::serving::generated::v1 as proto;
 
 use crate::broker::{Broker, send};
 use crate::crash::{BATCH, DEFINITIONS};
-use crate::harness::{Engine, Place, until};
+use crate::harness::{Engine, Place, signal, until};
 use crate::kafka::records;
 
 const PARTITIONS: u32 = 8;
@@ -246,6 +246,33 @@ fn a_node_that_is_stopped_hands_its_partitions_over() {
     assert!(took < session / 4, "{took:?}");
     await_read(&second, BATCH);
     second.stop();
+}
+
+/// Whatever the group is about to give it.
+#[test]
+fn a_node_that_is_stopped_while_it_joins_is_not_waited_for() {
+    let broker = Broker::start();
+    broker.create("payments", PARTITIONS);
+    let log = broker.log(PARTITIONS).replace("session.timeout.ms: 6000", "session.timeout.ms: 40000");
+    let place = || Place::new(DEFINITIONS, &format!("commit_interval: 50ms\n{log}"));
+    let kept = place();
+    let first = kept.start();
+    send(&broker.producer(), "payments", &records(0, PARTITIONS));
+    for delay in [400, 700, 1000, 1300, 1600, 1900] {
+        let other = place();
+        let mut joining = other.command().spawn().expect("it starts");
+        std::thread::sleep(Duration::from_millis(delay));
+        signal(joining.id(), "-TERM");
+        let status = joining.wait().expect("it is our child");
+        let stopped_at = Instant::now();
+        assert!(status.success(), "after {delay} ms: exit {status}");
+        await_owners(&first, 1);
+        let took = stopped_at.elapsed();
+        println!("stopped after {delay} ms: owners of all after {took:.1?}");
+        assert!(took < Duration::from_secs(10), "after {delay} ms: {took:?}");
+    }
+    await_read(&first, BATCH);
+    first.stop();
 }
 
 /// As many partitions as each node has workers; a worker that gets none keeps its node from nothing.

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::topic_partition_list::TopicPartitionList;
 use rdkafka::types::RDKafkaRespErr;
@@ -36,8 +36,9 @@ const TAKE_BYTES: usize = 1 << 20;
 const FETCH_EVERY: Duration = Duration::from_secs(1);
 /// Distance of joining anew for want of an answer.
 const REJOIN_EVERY: Duration = Duration::from_secs(10);
-/// How long a member that leaves may take, and the distance of its looks at whether it has.
-const LEAVE_MAX: Duration = Duration::from_secs(1);
+/// How long a member that leaves may take, beside others that have to hear of a rebalance under way first,
+/// and the distance of its looks at whether it has.
+const LEAVE_MAX: Duration = Duration::from_secs(3);
 const LEAVE_PAUSE: Duration = Duration::from_millis(5);
 /// Bytes that wait for the worker, and batches of one partition, above which nothing more is taken.
 /// Each batch may keep all that was fetched with it in memory.
@@ -79,7 +80,15 @@ impl ClientContext for Context {
 impl ConsumerContext for Context {
     fn rebalance(&self, consumer: &BaseConsumer<Self>, err: RDKafkaRespErr, list: &mut TopicPartitionList) {
         if self.is_closing.load(Ordering::Acquire) {
-            if let Err(error) = consumer.unassign() {
+            // librdkafka waits for an answer to what it asks: who is given something has to take it, or part
+            // of it, before a subscription that was given up meanwhile is.
+            let answered = match (err, consumer.rebalance_protocol()) {
+                (RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS, RebalanceProtocol::Eager) => {
+                    consumer.assign(&TopicPartitionList::new())
+                }
+                _ => consumer.unassign(),
+            };
+            if let Err(error) = answered {
                 tracing::warn!("Kafka: unassign: {error}");
             }
             return;
@@ -214,6 +223,18 @@ impl KafkaSession {
                 }
             }
         }
+    }
+
+    /// Waits until the group has the member, or has it no longer; what it says meanwhile is answered. Returns
+    /// whether that was in time.
+    fn await_membership(&self, is_wanted: bool, deadline: Instant) -> bool {
+        while is_member(&self.member) != is_wanted {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            self.member.poll(LEAVE_PAUSE);
+        }
+        true
     }
 
     fn poll(&mut self, timeout: Duration) {
@@ -502,14 +523,20 @@ impl Session for KafkaSession {
         self.assignment.release(&self.member, None);
     }
 
-    /// librdkafka does not let static members leave by themselves when they are closed (KIP-345).
+    /// Members that have no fixed names leave when they are closed. Static ones do not (KIP-345), unless they
+    /// give up their subscription before.
     fn leave(&mut self) {
+        if self.options.has_consumer_protocol() {
+            return;
+        }
         self.stop_hearing();
-        self.member.unsubscribe();
         let deadline = Instant::now() + LEAVE_MAX;
-        while is_member(&self.member) && Instant::now() < deadline {
-            // What is still owned is given up on the way.
-            self.member.poll(LEAVE_PAUSE);
+        // The answer of a group that is being joined is waited for: it would have
+        // a member that has left before.
+        self.await_membership(true, deadline);
+        self.member.unsubscribe();
+        if !self.await_membership(false, deadline) {
+            tracing::warn!("Kafka: the group was not left in time: it waits until the session ends");
         }
     }
 
