@@ -128,6 +128,17 @@ impl Engine {
         assert!(asked.elapsed() < Duration::from_secs(10), "took {:?} to stop", asked.elapsed());
     }
 
+    /// Asks it to end until it does, and returns its exit code.
+    pub fn stop_impatiently(mut self) -> Option<i32> {
+        loop {
+            signal(self.id(), "-TERM");
+            std::thread::sleep(Duration::from_millis(50));
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                return status.code();
+            }
+        }
+    }
+
     /// Status and body of a request.
     pub fn post(&self, path: &str, kind: &str, body: &[u8]) -> (u16, Json) {
         self.try_post(path, kind, body).expect("an answer")
