@@ -186,7 +186,11 @@ fn a_killed_node_is_answered_for_at_once_and_replaced_soon() {
 fn max_age_bounds_what_a_standby_may_say() {
     let broker = Broker::start();
     broker.create("payments", PARTITIONS);
-    let (first, second) = (node(&broker), node(&broker));
+    let (mut first, mut second) = (node(&broker), node(&broker));
+    for node in [&mut first, &mut second] {
+        let timeout = "THALWEG_LOG__KAFKA__PROPERTIES__SESSION__TIMEOUT__MS";
+        node.variables.push((timeout, "40000".to_owned()));
+    }
     let (first, second) = (first.start(), second.start());
     let producer = broker.producer();
     send(&producer, "payments", &records(0, PARTITIONS));
